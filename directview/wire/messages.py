@@ -1,0 +1,675 @@
+"""The protocol: every kind of message, its fields and its limits. Pure: no sockets, no clock.
+
+A message is ``[header: msgpack] [frame]*``. The header is a msgpack array ``[kind, field, ...]``; each
+kind has one class below whose fields are in wire order. `encode` packs one, `decode` checks every field
+of what arrived and raises `ProtocolError` for anything that is not exactly right.
+
+======== ===== ============================== ==================================================
+kind     code  way                            meaning
+======== ===== ============================== ==================================================
+Hello       1  peer → controller              who I am, what I saw last; first on a connection
+Welcome     2  controller → peer              accepted: your id, my incarnation, policy, limits
+Refused     3  controller → peer              not accepted: the reason and the remedy
+Resume      4  peer → controller (→ engine)   calls I still wait for, or still hold
+Submit      5  client → controller → engine   calls, several at once, each for one or more engines
+Accept      6  engine → controller → client   the engine has these calls whole; started or held
+Result      7  engine → controller → client   how calls ended; kept by the engine until Ack
+Ack         8  client → controller → engine   results received; the engine may forget them
+Chunk       9  sender → controller → receiver a piece of a large buffer; one frame
+Grant      10  receiver → controller → sender send that transfer up to this many bytes
+Abort      11  client → controller → engine   end these calls: drop, cancel or interrupt them
+Output     12  engine → controller → client   what a call printed
+Lost       13  controller → client            calls that can't be answered any more, and why
+Engines    14  controller → client            engines that joined, left or were lost
+Credit     15  controller → client            how much may be submitted to one engine ahead of Accept
+Query      16  client → controller            a question or request beside the calls
+Answer     17  controller → client            its answer
+Exited     18  supervisor → controller        an engine's process ended: exit code or signal
+Interrupt  19  controller → supervisor        interrupt this call in that engine
+Launch     20  controller → supervisor        start more engines
+Stop       21  controller → peer              end: yourself, or (to a supervisor) this engine
+Goodbye    22  peer → controller              I end in order; nothing of mine is outstanding
+Forget     23  controller → engine            this client is gone: drop what is queued and kept for it
+Release    24  receiver → controller → sender a shared-memory reference is no longer needed
+Item       25  engine → controller → client   items of a stream (reserved)
+Demand     26  client → controller → engine   ask for more items of a stream, or end it (reserved)
+Signal     27  controller → supervisor        send an operating-system signal to this engine
+======== ===== ============================== ==================================================
+
+A call is named by (client uuid, seq, engine id), made by the client. Submit, Accept, Result, Ack,
+Chunk, Grant, Abort and Output carry the full name, so that the controller forwards them as they came,
+header and frames untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+import msgpack
+
+__all__ = [
+    "ARGUMENT",
+    "CHUNK_BYTES",
+    "MAX_FRAME_BYTES",
+    "MAX_HEADER_BYTES",
+    "PROTOCOL_VERSION",
+    "RESULT",
+    "Abort",
+    "Accept",
+    "Ack",
+    "Answer",
+    "CallItem",
+    "Chunk",
+    "Credit",
+    "Demand",
+    "EngineInfo",
+    "Engines",
+    "Exited",
+    "Forget",
+    "Goodbye",
+    "Grant",
+    "Hello",
+    "Interrupt",
+    "Item",
+    "Launch",
+    "Lost",
+    "Message",
+    "Output",
+    "ProtocolError",
+    "Query",
+    "Refused",
+    "Release",
+    "Result",
+    "ResultItem",
+    "Resume",
+    "ResumeItem",
+    "Signal",
+    "Stop",
+    "Submit",
+    "Welcome",
+    "decode",
+    "encode",
+]
+
+PROTOCOL_VERSION: Final = 1
+
+CHUNK_BYTES: Final = 1 << 20
+"""Largest frame that is ever sent. Only a complete frame feeds libzmq's heartbeat timer: one 200 MB
+frame over a 40 MB/s link cut its own connection, 1 MiB frames never did."""
+MAX_FRAME_BYTES: Final = 2 << 20
+"""Largest frame that is accepted (ZMQ_MAXMSGSIZE on every socket)."""
+MAX_HEADER_BYTES: Final = 2 << 20
+WINDOW_CHUNKS: Final = 16
+"""Chunks of one transfer that may be on their way ahead of the receiver's Grant."""
+
+MAX_FRAMES: Final = 4096
+MAX_CALLS: Final = 65_536
+MAX_TARGETS: Final = 65_536
+MAX_ID: Final = (1 << 31) - 1
+MAX_COUNT: Final = (1 << 63) - 1
+
+ARGUMENT: Final = 0
+"""`Chunk.way`: part of a call's arguments, client → engine."""
+RESULT: Final = 1
+"""`Chunk.way`: part of a call's result, engine → client."""
+
+OK: Final = 0
+FAILED: Final = 1
+ABORTED: Final = 2
+UNKNOWN: Final = 3
+"""`ResultItem.status`: returned, raised, cancelled; or (after a resume) the engine knows no such call."""
+
+BALANCED: Final = -1
+"""A target: whichever engine the controller chooses."""
+
+
+class ProtocolError(ValueError):
+    """What a peer sent is not a message of this protocol. Its connection is to be closed."""
+
+
+class CallItem(NamedTuple):
+    """One call of a `Submit`: (client, seq) on each of `targets`."""
+
+    seq: int
+    targets: tuple[int, ...]
+    name: str
+    """What the caller calls it; shown in errors and status, never interpreted."""
+    flags: int
+    nbytes: int
+    """Bytes it occupies in the controller until it is dispatched: body and frames, not chunks."""
+    nframes: int
+    body: bytes
+    """A packed `directview.wire.parcels` call; opaque to the controller."""
+
+
+class ResultItem(NamedTuple):
+    """How one call ended on one engine."""
+
+    seq: int
+    status: int
+    started: float
+    completed: float
+    nbytes: int
+    nframes: int
+    body: bytes
+
+
+class ResumeItem(NamedTuple):
+    """One call that a resuming peer still waits for (client) or still holds (engine)."""
+
+    seq: int
+    engine: int
+    uuid: bytes
+    """Of the engine that the call was given to: an engine that came back under its id is another."""
+
+
+class EngineInfo(NamedTuple):
+    """What the controller tells clients about an engine."""
+
+    id: int
+    uuid: bytes
+    pid: int
+    hostname: str
+    python: str
+    host: bytes
+    """Host proof, see `directview.wire.host`."""
+
+
+class Hello(NamedTuple):
+    version: int
+    role: str
+    uuid: bytes
+    cluster: str
+    """The cluster id of the connection file; another cluster's controller refuses."""
+    incarnation: int
+    """The highest controller incarnation seen so far; a lower controller is out of date."""
+    wanted_id: int
+    """For an engine that had an id, that id; otherwise -1."""
+    supervisor: bytes
+    """For an engine, the uuid of the supervisor that watches it; or empty."""
+    resuming: bool
+    """`Resume` messages follow, up to one with `last` set; nothing is routed to this peer before."""
+    pid: int
+    hostname: str
+    python: str
+    host: bytes
+
+
+class Welcome(NamedTuple):
+    version: int
+    incarnation: int
+    id: int
+    """For an engine, its id; otherwise -1."""
+    policy: str
+    """What peers do when the controller is gone: ``stop`` or ``wait`` (and reconnect)."""
+    lease: float
+    """Seconds for which the controller keeps the place of a peer that it lost."""
+    credit_calls: int
+    credit_bytes: int
+    engines: tuple[EngineInfo, ...]
+
+
+class Refused(NamedTuple):
+    reason: str
+    remedy: str
+
+
+class Resume(NamedTuple):
+    client: bytes
+    items: tuple[ResumeItem, ...]
+    last: bool
+
+
+class Submit(NamedTuple):
+    client: bytes
+    watermark: int
+    """The client's lowest outstanding seq: lower ones are answered, for good."""
+    calls: tuple[CallItem, ...]
+
+
+class Accept(NamedTuple):
+    client: bytes
+    engine: int
+    started: tuple[int, ...]
+    held: tuple[int, ...]
+
+
+class Result(NamedTuple):
+    client: bytes
+    engine: int
+    items: tuple[ResultItem, ...]
+
+
+class Ack(NamedTuple):
+    client: bytes
+    watermark: int
+    seqs: tuple[tuple[int, tuple[int, ...]], ...]
+    """(engine id, seqs) for each engine."""
+
+
+class Chunk(NamedTuple):
+    client: bytes
+    seq: int
+    engines: tuple[int, ...]
+    """The receivers, for an argument; the one sender, for a result."""
+    way: int
+    offset: int
+    """In the transfer: all chunked buffers of the call, end to end."""
+
+
+class Grant(NamedTuple):
+    client: bytes
+    seq: int
+    engine: int
+    way: int
+    upto: int
+    """Absolute offset in the transfer up to which chunks may be sent."""
+
+
+class Abort(NamedTuple):
+    client: bytes
+    seqs: tuple[tuple[int, tuple[int, ...]], ...]
+    """(engine id, seqs) for each engine."""
+
+
+class Output(NamedTuple):
+    client: bytes
+    engine: int
+    seq: int
+    number: int
+    """Counts the outputs of this call from 0, so that a repeated one is seen."""
+    stream: str
+    text: str
+
+
+class Lost(NamedTuple):
+    client: bytes
+    engine: int
+    uuid: bytes
+    exit_code: int | None
+    """As of `subprocess`: negative for a signal; None when nobody saw the end."""
+    reason: str
+    started: tuple[int, ...]
+    """Seqs that were, or may have been, running."""
+    queued: tuple[int, ...]
+    """Seqs that never ran."""
+
+
+class Engines(NamedTuple):
+    joined: tuple[EngineInfo, ...]
+    left: tuple[tuple[int, bytes, int | None, str], ...]
+    """(id, uuid, exit code, reason); an empty reason means that it ended in order."""
+
+
+class Credit(NamedTuple):
+    engine: int
+    calls: int
+    bytes: int
+
+
+class Query(NamedTuple):
+    number: int
+    what: str
+    params: dict[str, Any]
+
+
+class Answer(NamedTuple):
+    number: int
+    ok: bool
+    value: Any
+
+
+class Exited(NamedTuple):
+    uuid: bytes
+    exit_code: int | None
+    reason: str
+
+
+class Interrupt(NamedTuple):
+    uuid: bytes
+    client: bytes
+    seq: int
+
+
+class Launch(NamedTuple):
+    n: int
+    query: int
+    """Number under which the supervisor answers with `Answer`."""
+
+
+class Stop(NamedTuple):
+    uuid: bytes
+    """The engine that a supervisor should end; empty: the receiver itself."""
+    reason: str
+
+
+class Goodbye(NamedTuple):
+    reason: str
+
+
+class Forget(NamedTuple):
+    client: bytes
+
+
+class Signal(NamedTuple):
+    uuid: bytes
+    signal: int
+
+
+class Release(NamedTuple):
+    client: bytes
+    engine: int
+    way: int
+    references: tuple[bytes, ...]
+
+
+class Item(NamedTuple):
+    client: bytes
+    engine: int
+    seq: int
+    number: int
+    ends: bool
+    nframes: int
+    body: bytes
+
+
+class Demand(NamedTuple):
+    client: bytes
+    engine: int
+    seq: int
+    upto: int
+    """Items that may have been sent in all; -1 ends the stream."""
+
+
+Message = (
+    Hello | Welcome | Refused | Resume | Submit | Accept | Result | Ack | Chunk | Grant | Abort
+    | Output | Lost | Engines | Credit | Query | Answer | Exited | Interrupt | Launch | Stop
+    | Goodbye | Forget | Release | Item | Demand | Signal
+)  # fmt: skip
+
+
+# --- checks of single fields: value in, value out, ProtocolError otherwise ------------------------
+
+_Check = Callable[[Any], Any]
+
+
+def _fail(what: str, value: object) -> NoReturn:
+    raise ProtocolError(f"expected {what}, got {type(value).__name__} {value!r:.60}")
+
+
+def _integer(low: int, high: int) -> _Check:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            _fail(f"an integer from {low} to {high}", value)
+        return value
+
+    return check
+
+
+def _text(limit: int) -> _Check:
+    def check(value: Any) -> str:
+        if type(value) is not str or len(value) > limit:
+            _fail(f"text of at most {limit} characters", value)
+        return value
+
+    return check
+
+
+def _binary(limit: int) -> _Check:
+    def check(value: Any) -> bytes:
+        if type(value) is not bytes or len(value) > limit:
+            _fail(f"at most {limit} bytes", value)
+        return value
+
+    return check
+
+
+def _uuid(value: Any) -> bytes:
+    if type(value) is not bytes or len(value) != 16:
+        _fail("a uuid of 16 bytes", value)
+    return value
+
+
+def _uuid_or_empty(value: Any) -> bytes:
+    return value if value == b"" and type(value) is bytes else _uuid(value)
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        _fail("a boolean", value)
+    return value
+
+
+def _real(value: Any) -> float:
+    if type(value) is not float or value != value or abs(value) > 1e18:
+        _fail("a finite float", value)
+    return value
+
+
+def _optional(inner: _Check) -> _Check:
+    return lambda value: None if value is None else inner(value)
+
+
+def _one_of(*values: str) -> _Check:
+    def check(value: Any) -> str:
+        if type(value) is not str or value not in values:
+            _fail(f"one of {', '.join(values)}", value)
+        return value
+
+    return check
+
+
+def _many(inner: _Check, limit: int = MAX_CALLS) -> _Check:
+    def check(value: Any) -> tuple[Any, ...]:
+        if type(value) is not tuple or len(value) > limit:
+            _fail(f"an array of at most {limit}", value)
+        return tuple([inner(item) for item in value])
+
+    return check
+
+
+def _record(make: Callable[..., Any], *checks: _Check) -> _Check:
+    def check(value: Any) -> Any:
+        if type(value) is not tuple or len(value) != len(checks):
+            _fail(f"an array of {len(checks)}", value)
+        return make(*[inner(item) for inner, item in zip(checks, value, strict=True)])
+
+    return check
+
+
+def _plain(*values: Any) -> tuple[Any, ...]:
+    return values
+
+
+def _tree(value: Any, depth: int = 0) -> Any:
+    """Plain data for queries: None, bool, int, float, str, bytes, arrays and maps with text keys."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if depth > 16:
+        raise ProtocolError("nested too deeply")
+    if type(value) is tuple:
+        return [_tree(item, depth + 1) for item in value]
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                _fail("a text key", key)
+        return {key: _tree(item, depth + 1) for key, item in value.items()}
+    _fail("plain data", value)
+
+
+def _params(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        _fail("a map", value)
+    return _tree(value)  # type: ignore[no-any-return]
+
+
+_id = _integer(0, MAX_ID)
+_id_or_none = _integer(-1, MAX_ID)
+_count = _integer(0, MAX_COUNT)
+_seqs = _many(_count)
+_name = _text(1024)
+_prose = _text(65_536)
+_targets = _many(_id_or_none, MAX_TARGETS)
+_per_engine = _many(_record(_plain, _id, _seqs), MAX_TARGETS)
+_nframes = _integer(0, MAX_FRAMES)
+_body = _binary(MAX_HEADER_BYTES)
+_way = _integer(ARGUMENT, RESULT)
+_engine_info = _record(EngineInfo, _id, _uuid, _count, _name, _name, _binary(256))
+
+
+def _calls(value: Any) -> tuple[CallItem, ...]:
+    """`Submit.calls`, checked by hand: this runs once for every call that is made."""
+    if type(value) is not tuple or len(value) > MAX_CALLS:
+        _fail(f"an array of at most {MAX_CALLS}", value)
+    items = []
+    for item in value:
+        if type(item) is not tuple or len(item) != 7:
+            _fail("an array of 7", item)
+        seq, targets, name, flags, nbytes, nframes, body = item
+        if (
+            type(seq) is not int
+            or type(targets) is not tuple
+            or type(name) is not str
+            or type(flags) is not int
+            or type(nbytes) is not int
+            or type(nframes) is not int
+            or type(body) is not bytes
+            or not 0 <= seq <= MAX_COUNT
+            or not 0 <= flags <= 0xFFFF
+            or not 0 <= nbytes <= MAX_COUNT
+            or not 0 <= nframes <= MAX_FRAMES
+            or not 0 < len(targets) <= MAX_TARGETS
+            or len(name) > 1024
+        ):
+            _fail("a call", item)
+        for target in targets:
+            if type(target) is not int or not -1 <= target <= MAX_ID:
+                _fail("an engine id", target)
+        if len(targets) > 1 and len(set(targets)) != len(targets):
+            _fail("different targets", targets)
+        items.append(CallItem(seq, targets, name, flags, nbytes, nframes, body))
+    return tuple(items)
+
+
+def _results(value: Any) -> tuple[ResultItem, ...]:
+    """`Result.items`, checked by hand for the same reason."""
+    if type(value) is not tuple or len(value) > MAX_CALLS:
+        _fail(f"an array of at most {MAX_CALLS}", value)
+    items = []
+    for item in value:
+        if type(item) is not tuple or len(item) != 7:
+            _fail("an array of 7", item)
+        seq, status, started, completed, nbytes, nframes, body = item
+        if (
+            type(seq) is not int
+            or type(status) is not int
+            or type(started) is not float
+            or type(completed) is not float
+            or type(nbytes) is not int
+            or type(nframes) is not int
+            or type(body) is not bytes
+            or not 0 <= seq <= MAX_COUNT
+            or not OK <= status <= UNKNOWN
+            or not 0.0 <= started < 1e18
+            or not 0.0 <= completed < 1e18
+            or not 0 <= nbytes <= MAX_COUNT
+            or not 0 <= nframes <= MAX_FRAMES
+        ):
+            _fail("a result", item)
+        items.append(ResultItem(seq, status, started, completed, nbytes, nframes, body))
+    return tuple(items)
+
+
+_KINDS: Final[dict[int, tuple[type[Any], tuple[_Check, ...]]]] = {
+    1: (Hello, (_integer(0, 65_535), _one_of("client", "engine", "supervisor"), _uuid, _name, _count,
+                _id_or_none, _uuid_or_empty, _boolean, _count, _name, _name, _binary(256))),
+    2: (Welcome, (_integer(0, 65_535), _count, _id_or_none, _one_of("stop", "wait"), _real, _count,
+                  _count, _many(_engine_info))),
+    3: (Refused, (_prose, _prose)),
+    4: (Resume, (_uuid_or_empty, _many(_record(ResumeItem, _count, _id_or_none, _uuid_or_empty)),
+                 _boolean)),
+    5: (Submit, (_uuid, _count, _calls)),
+    6: (Accept, (_uuid, _id, _seqs, _seqs)),
+    7: (Result, (_uuid, _id, _results)),
+    8: (Ack, (_uuid, _count, _per_engine)),
+    9: (Chunk, (_uuid, _count, _many(_id, MAX_TARGETS), _way, _count)),
+    10: (Grant, (_uuid, _count, _id, _way, _count)),
+    11: (Abort, (_uuid, _per_engine)),
+    12: (Output, (_uuid, _id, _count, _count, _one_of("stdout", "stderr"), _text(CHUNK_BYTES))),
+    13: (Lost, (_uuid, _id, _uuid_or_empty, _optional(_integer(-256, 1 << 32)), _prose, _seqs, _seqs)),
+    14: (Engines, (_many(_engine_info),
+                   _many(_record(_plain, _id, _uuid, _optional(_integer(-256, 1 << 32)), _prose)))),
+    15: (Credit, (_id, _count, _count)),
+    16: (Query, (_count, _name, _params)),
+    17: (Answer, (_count, _boolean, _tree)),
+    18: (Exited, (_uuid, _optional(_integer(-256, 1 << 32)), _prose)),
+    19: (Interrupt, (_uuid, _uuid, _count)),
+    20: (Launch, (_integer(1, 65_536), _count)),
+    21: (Stop, (_uuid_or_empty, _prose)),
+    22: (Goodbye, (_prose,)),
+    23: (Forget, (_uuid,)),
+    24: (Release, (_uuid, _id, _way, _many(_binary(256)))),
+    25: (Item, (_uuid, _id, _count, _count, _boolean, _nframes, _body)),
+    26: (Demand, (_uuid, _id, _count, _integer(-1, MAX_COUNT))),
+    27: (Signal, (_uuid, _integer(1, 64))),
+}  # fmt: skip
+
+_CODES: Final = {make: code for code, (make, _) in _KINDS.items()}
+
+_packer = msgpack.Packer(use_bin_type=True, autoreset=True)
+
+
+def encode(message: Message) -> bytes:
+    """The header of `message`, packed."""
+    return _packer.pack((_CODES[type(message)], *message))  # type: ignore[no-any-return]
+
+
+def decode(header: bytes | memoryview) -> Message:
+    """Unpack and check a header.
+
+    Raises:
+        ProtocolError: not msgpack, an unknown kind, or a field that is missing, of the wrong type or
+            beyond its limit. Nothing has been changed by then.
+    """
+    if len(header) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"header of {len(header)} bytes; at most {MAX_HEADER_BYTES}")
+    try:
+        fields = msgpack.unpackb(header, use_list=False, raw=False, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"not msgpack: {error}") from None
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        _fail("an array that starts with a kind", fields)
+    kind = _KINDS.get(fields[0])
+    if kind is None:
+        raise ProtocolError(f"unknown kind {fields[0]}")
+    make, checks = kind
+    if len(fields) != len(checks) + 1:
+        raise ProtocolError(f"{make.__name__} has {len(checks)} fields, got {len(fields) - 1}")
+    try:
+        return make(*[check(field) for check, field in zip(checks, fields[1:], strict=True)])  # type: ignore[no-any-return]
+    except ProtocolError as error:
+        raise ProtocolError(f"{make.__name__}: {error}") from None
+
+
+def frames_of(message: Message) -> int:
+    """How many frames belong to `message` after its header."""
+    if isinstance(message, Submit):
+        return sum([call.nframes for call in message.calls])
+    if isinstance(message, Result):
+        return sum([item.nframes for item in message.items])
+    if isinstance(message, Chunk):
+        return 1
+    if isinstance(message, Item):
+        return message.nframes
+    return 0
+
+
+def split_frames(counts: Sequence[int], frames: Sequence[Any]) -> list[Sequence[Any]]:
+    """Deal `frames` out to items that own `counts` of them each, in order."""
+    dealt = []
+    position = 0
+    for count in counts:
+        dealt.append(frames[position : position + count])
+        position += count
+    return dealt
