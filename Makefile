@@ -1,0 +1,68 @@
+# make demo     four engines at work on real input, checked and drawn
+# make test     the tests (ARGS="-k name" passes options on)
+# make check    lint, types, layering, docs
+# make bench    speed, side by side with other libraries (ARGS="--quick")
+# make docs     the documentation, into docs/_build/html
+# make clean    remove what was built; the virtual environment stays
+#
+# Each target first makes the virtual environment and installs what it needs, once. Another Python:
+#   make test PYTHON=python3.13 VENV=.venv313
+
+VENV ?= .venv
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
+    $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+ARGS ?=
+
+PY := $(VENV)/bin/python
+INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --editable
+
+.PHONY: demo test check lint types layers docs bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/directview demo $(ARGS)
+
+test: $(VENV)/.installed-test
+	@$(PY) -m pytest -q $(ARGS)
+
+check: lint types layers docs
+	@echo "check: all good"
+
+lint: $(VENV)/.installed-lint
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check . || { \
+	    echo "these files want \`$(VENV)/bin/ruff format\`:"; $(VENV)/bin/ruff format --check .; exit 1; }
+
+types: $(VENV)/.installed-lint
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(VENV)/bin/pyright --pythonpath $(PY) | grep -v '^0 errors' ; exit $${PIPESTATUS[0]}
+
+layers: $(VENV)/.installed-lint
+	@$(VENV)/bin/lint-imports > $(VENV)/layers.log 2>&1 || { cat $(VENV)/layers.log; exit 1; }
+
+docs: $(VENV)/.installed-docs
+	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-bench
+	@$(PY) -m benchmarks $(ARGS)
+
+clean:
+	@rm -rf build dist *.egg-info docs/_build docs/reference/api htmlcov .coverage .coverage.*
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+# --- the virtual environment: a stamp says what is installed in it -------------------------------------
+
+SHELL := /bin/bash
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "directview needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(PY)
+	@$(INSTALL) . && touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(PY)
+	@echo "installing directview[$*]"
+	@$(INSTALL) '.[$*]' && touch $@ $(VENV)/.installed

@@ -1,0 +1,98 @@
+"""The house rules that no linter knows: purity, size, names, exports."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+IMPURE = {
+    "anyio", "asyncio", "datetime", "multiprocessing", "random", "secrets", "selectors", "socket",
+    "subprocess", "threading", "time", "uuid", "zmq",
+}  # fmt: skip
+"""What a pure module can't need: loops, sockets, clocks, processes, randomness."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] in {"engine", "controller"}:
+        parts = ("directview", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> dict[str, Path]:
+    """All modules by the name under which they are imported."""
+    found = [path for top in ("directview", "engine", "controller") for path in (ROOT / top).rglob("*.py")]
+    return {module_name(path): path for path in sorted(found)}
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    """Every module that is imported anywhere in `tree`, except for annotations only."""
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            skipped.update(part for statement in node.body for part in ast.walk(statement))
+        elif node in skipped:
+            continue
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+
+
+SOURCES = sources()
+PURE = [
+    name
+    for name, path in SOURCES.items()
+    if "Pure" in (ast.get_docstring(tree_of(path)) or "").partition("\n")[0]
+]
+PUBLIC = [
+    name
+    for name, path in SOURCES.items()
+    if not any(part.startswith("_") for part in name.split(".")) and path.name != "__main__.py"
+]
+
+
+def test_the_pure_modules_are_found() -> None:
+    assert "directview.wire.messages" in PURE
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_pure_module_touches_no_loop_socket_clock_or_chance(name: str) -> None:
+    imported = {module.partition(".")[0] for module in imports_of(tree_of(SOURCES[name]))}
+    assert imported & IMPURE == set()
+
+
+def test_zmq_is_imported_by_the_wire_only() -> None:
+    users = [
+        name
+        for name, path in SOURCES.items()
+        if any(module.partition(".")[0] == "zmq" for module in imports_of(tree_of(path)))
+    ]
+    assert [name for name in users if not name.startswith("directview.wire.")] == []
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_module_is_short_and_says_what_it_is_for(name: str) -> None:
+    source = SOURCES[name].read_text()
+    assert source.count("\n") <= 600
+    assert (ast.get_docstring(tree_of(SOURCES[name])) or "").strip()
+    assert SOURCES[name].stem not in {"utils", "helpers", "misc", "base", "common"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_exports_what_it_says(name: str) -> None:
+    module = importlib.import_module(name)
+    exported = module.__all__
+    assert len(exported) == len(set(exported))
+    for export in exported:
+        assert hasattr(module, export), f"{name}.__all__ names {export}, which is not there"
