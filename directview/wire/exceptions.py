@@ -316,13 +316,13 @@ def _fill(loads: Loads, summary: Mapping[str, Any], rich: bytes, known: RemoteDe
     kind = loads(parts["kind"])
     if not (isinstance(kind, type) and issubclass(kind, BaseException) and _may_be_raised(kind)):
         raise TypeError("not a type of exception")
-    base = next(one for one in kind.__mro__ if not one.__flags__ & _HEAP_TYPE)
+    base: Any = next(one for one in kind.__mro__ if not one.__flags__ & _HEAP_TYPE)
     args = [_value(part, loads) for part in parts["args"]]
     if parts["members"] is not None:
         args.append([rebuild(one, its_rich, loads) for one, its_rich in parts["members"]])
     cls = _grafted(kind)
     error: Any = base.__new__(cls, *args)
-    base.__init__(error, *args)  # type: ignore[misc]
+    base.__init__(error, *args)
     own = object.__getattribute__(error, "__dict__")
     missing = list(parts["missing"])
     for name, part in parts["dict"].items():
