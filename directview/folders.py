@@ -24,8 +24,10 @@ import os
 import shlex
 import shutil
 import stat
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +57,7 @@ DEFAULT_PROFILE: Final = "default"
 
 MAX_SOCKET_PATH: Final = 100
 """Of the 107 bytes that Linux allows (103 on macOS)."""
+_SOCKET_TAIL: Final = len("/s/0123456789abcdef.sock")
 _MAX_NAME: Final = 120
 _SWEEP_AGE: Final = 60.0
 """Seconds: a private folder younger than this may belong to a cluster that hasn't got its lock yet."""
@@ -75,17 +78,27 @@ def state_folder() -> Path:
 
 def runtime_folder() -> Path:
     """The folder for what lives as long as a cluster, made if it isn't there: 0700, ours, and short."""
-    found = Path(platformdirs.user_runtime_path("directview", appauthor=False))
-    try:
-        parent = found.parent.stat()
-        if parent.st_uid == os.geteuid() and len(os.fsencode(found)) <= MAX_SOCKET_PATH - 32:
-            return _own_folder(found)
-    except OSError:
-        pass  # No such folder, or not for us: the temporary folder serves as well.
+    found = _xdg_runtime()
+    if found is not None and len(os.fsencode(found)) <= MAX_SOCKET_PATH - _SOCKET_TAIL:
+        return _own_folder(found)
     base = tempfile.gettempdir()
-    if len(os.fsencode(base)) > MAX_SOCKET_PATH - 48:
+    if len(os.fsencode(base)) > MAX_SOCKET_PATH - _SOCKET_TAIL - len("/directview-4294967295"):
         base = "/tmp"  # A test run's or a batch job's own TMPDIR can be deeper than a socket's path may be.
     return _own_folder(Path(base) / f"directview-{os.geteuid()}")
+
+
+def _xdg_runtime() -> Path | None:
+    """What platformdirs says, if that is a session's real runtime folder and ours."""
+    if sys.platform == "linux" and not os.environ.get("XDG_RUNTIME_DIR"):
+        if not Path(f"/run/user/{os.getuid()}").is_dir():
+            return None  # No session (cron, container): platformdirs would warn, and make one up in /tmp.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It warns about a folder that it won't use; neither do we.
+            found = Path(platformdirs.user_runtime_path("directview", appauthor=False))
+        return found if found.parent.stat().st_uid == os.geteuid() else None
+    except OSError:
+        return None
 
 
 def profile_folder(profile: str, *, create: bool = False) -> Path:
