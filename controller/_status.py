@@ -1,0 +1,104 @@
+"""Pure: the controller's answers to questions about itself. Plain data only: they travel as msgpack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from directview.controller._registry import Engine
+
+if TYPE_CHECKING:
+    from directview.controller._state import Controller
+
+__all__ = ["QueryError", "answer", "engines_of", "integer"]
+
+
+class QueryError(ValueError):
+    """The question can't be answered; the text says why and what to do."""
+
+
+def answer(controller: Controller, what: str, params: dict[str, Any], now: float) -> Any:
+    """Answer a query.
+
+    Raises:
+        QueryError: the question is unknown, or names an engine that is not there.
+    """
+    if what == "status":
+        return _status(controller, now)
+    if what == "queue_status":
+        return _queue_status(controller, params)
+    raise QueryError(f"unknown query {what!r}; known: status, queue_status, launch, stop, signal, shutdown")
+
+
+def engines_of(controller: Controller, params: dict[str, Any]) -> list[Engine]:
+    """The engines named in `params["targets"]`: a list of ids, or None for all."""
+    targets = params.get("targets")
+    engines = controller.registry.engines
+    if targets is None:
+        return [engine for _, engine in sorted(engines.items())]
+    if not isinstance(targets, list):
+        raise QueryError(f"targets: expected a list of engine ids, got {targets!r:.60}")
+    missing = [id for id in targets if type(id) is not int or id not in engines]
+    if missing:
+        raise QueryError(f"no engine {missing[0]!r}; there are {sorted(engines)}")
+    return [engines[id] for id in targets]
+
+
+def integer(params: dict[str, Any], name: str, default: int | None = None) -> int:
+    """The integer `params[name]`."""
+    value = params.get(name, default)
+    if type(value) is not int or not 1 <= value <= 65_536:
+        raise QueryError(f"{name}: expected a positive integer, got {value!r:.60}")
+    return value
+
+
+def _status(controller: Controller, now: float) -> dict[str, Any]:
+    registry = controller.registry
+    return {
+        "cluster": controller.settings.cluster,
+        "incarnation": controller.settings.incarnation,
+        "policy": controller.settings.policy,
+        "uptime": now - controller.started,
+        "calls": controller.calls,
+        "results": controller.results,
+        "clients": [
+            {"pid": client.pid, "hostname": client.hostname, "connected": client.route is not None}
+            for client in registry.clients.values()
+        ],
+        "supervisors": [
+            {"pid": supervisor.pid, "hostname": supervisor.hostname}
+            for supervisor in registry.supervisors.values()
+        ],
+        "engines": [_engine(engine) for _, engine in sorted(registry.engines.items())],
+    }
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    info = engine.info
+    return {
+        "id": engine.id,
+        "uuid": engine.uuid.hex(),
+        "pid": info.pid if info else None,
+        "hostname": info.hostname if info else None,
+        "python": info.python if info else None,
+        "connected": engine.ready,
+        "supervised": bool(engine.supervisor),
+        "queue": engine.queue.waiting,
+        "tasks": len(engine.queue.window) + len(engine.queue.running),
+    }
+
+
+def _queue_status(controller: Controller, params: dict[str, Any]) -> dict[str, Any]:
+    """As ipyparallel's: for each engine, how many calls wait and how many it has been given."""
+    verbose = bool(params.get("verbose"))
+    found: dict[str, Any] = {"unassigned": 0}
+    for engine in engines_of(controller, params):
+        given = [*engine.queue.running, *engine.queue.window]
+        found[str(engine.id)] = (
+            {
+                "queue": [f"{entry.client.hex()}_{entry.item.seq}" for entry in engine.queue.entries()],
+                "tasks": [f"{client.hex()}_{seq}" for client, seq in given],
+            }
+            if verbose
+            else {"queue": engine.queue.waiting, "tasks": len(given)}
+        )
+    return found

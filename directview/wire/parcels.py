@@ -1,0 +1,206 @@
+"""Pure: how the objects of one call or result travel: in the header, as frames, or as chunks.
+
+A *parcel* is a list of objects (a call has two: function and arguments; a result has one), each a
+pickle stream and its out-of-band buffers. Packing gives every stream and buffer one of three places:
+
+- **inline**, in the body, when small: one frame for a whole batch of small calls is what makes tens of
+  thousands of calls a second possible;
+- **a frame** of the same message, while the parcel stays below `CHUNK_BYTES` in all;
+- **chunked**: sent afterwards in `Chunk` messages as the receiver grants them. Only these still refer to
+  the sender's memory once packing is over; everything else has been copied.
+
+A fourth place, a shared-memory reference, is an array in the descriptor's position; a reader that does
+not know the reference's kind refuses the parcel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgpack
+import numpy as np
+
+from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, ProtocolError
+
+__all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
+
+INLINE_BYTES: Final = 16 << 10
+"""A stream or buffer up to this size is copied into the body. Above it a frame of its own is cheaper."""
+_INLINE_TOTAL: Final = 256 << 10
+_MAX_PARTS: Final = 1 << 20
+_FRAME = True
+"""Descriptor of a buffer that is the next frame of the message."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Packed(NamedTuple):
+    """One object, pickled: see `directview.wire.objects`."""
+
+    data: bytes
+    buffers: Sequence[memoryview]
+
+
+class Parcel(NamedTuple):
+    """A packed call or result, ready to send."""
+
+    body: bytes
+    frames: list[Buffer]
+    chunks: list[memoryview]
+    """Buffers that are sent as chunks, in order. They refer to the sender's memory."""
+    nbytes: int
+    """Bytes of body and frames: what the parcel occupies on the way until it is taken."""
+
+
+def pack(objects: Sequence[Packed], options: dict[str, Any] | None = None) -> Parcel:
+    """Pack `objects`; `options` are plain data that travel with the call."""
+    if len(objects) <= 2 and not options:
+        parcel = _pack_small(objects)
+        if parcel is not None:
+            return parcel
+    parts: list[Buffer] = []
+    counts = []
+    for data, buffers in objects:
+        counts.append(1 + len(buffers))
+        parts.append(data)
+        parts.extend(buffers)
+    if len(parts) > _MAX_PARTS:
+        raise ValueError(f"{len(parts)} separate buffers in one call; at most {_MAX_PARTS}")
+    whole = sum([len(part) for part in parts]) <= CHUNK_BYTES and len(parts) <= MAX_FRAMES
+    frames: list[Buffer] = []
+    chunks: list[memoryview] = []
+    descriptors: list[Any] = []
+    inline = 0
+    for part in parts:
+        size = len(part)
+        if size <= INLINE_BYTES and (inline + size <= _INLINE_TOTAL or size == 0):
+            inline += size
+            descriptors.append(bytes(part))
+        elif whole:
+            frames.append(bytes(part))
+            descriptors.append(_FRAME)
+        else:
+            chunks.append(memoryview(part))
+            descriptors.append(size)
+    body = msgpack.packb((counts, descriptors, options or {}))
+    return Parcel(body, frames, chunks, len(body) + sum([len(frame) for frame in frames]))
+
+
+def _pack_small(objects: Sequence[Packed]) -> Parcel | None:
+    """The common case, without a loop per buffer: small streams and no buffers."""
+    descriptors = []
+    counts = []
+    for data, buffers in objects:
+        if buffers or len(data) > INLINE_BYTES:
+            return None
+        descriptors.append(data)
+        counts.append(1)
+    body = msgpack.packb((counts, descriptors, {}))
+    return Parcel(body, [], [], len(body))
+
+
+class Unpacked:
+    """A parcel that has arrived, or (while `missing` is not 0) whose chunks are still on their way."""
+
+    __slots__ = ("_counts", "_current", "_filled", "_parts", "_to_fill", "options", "received", "size")
+
+    def __init__(self, counts: Sequence[int], parts: list[Any], to_fill: list[Any], options: dict[str, Any]):
+        self._counts = counts
+        self._parts = parts
+        self._to_fill = to_fill
+        self._current = 0
+        self._filled = 0
+        self.options = options
+        self.size = sum([len(buffer) for buffer in to_fill])
+        """Bytes that come as chunks."""
+        self.received = 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes of chunks that have not arrived yet."""
+        return self.size - self.received
+
+    def receive(self, offset: int, chunk: Buffer) -> bool:
+        """Put one chunk in its place; False if it is not the next one (a repeated or stale chunk).
+
+        Raises:
+            ProtocolError: it doesn't fit the buffer that it belongs to.
+        """
+        if offset != self.received:
+            return False
+        size = len(chunk)
+        buffer = self._to_fill[self._current] if self._current < len(self._to_fill) else b""
+        if size == 0 or self._filled + size > len(buffer):
+            raise ProtocolError(f"chunk of {size} bytes at {offset} exceeds its buffer of {len(buffer)}")
+        memoryview(buffer)[self._filled : self._filled + size] = chunk
+        self._filled += size
+        self.received += size
+        if self._filled == len(buffer):
+            self._current += 1
+            self._filled = 0
+        return True
+
+    def objects(self) -> list[Packed]:
+        """The objects: streams as bytes, buffers as writable memory. Only when nothing is missing."""
+        if self.missing:
+            raise RuntimeError(f"{self.missing} bytes are still missing")
+        taken = []
+        position = 0
+        for count in self._counts:
+            data, *buffers = self._parts[position : position + count]
+            taken.append(Packed(data, [memoryview(_writable(buffer)) for buffer in buffers]))
+            position += count
+        return taken
+
+
+def _writable(buffer: Any) -> Any:
+    """Ordinary writable memory with the bytes of `buffer`; frames arrive read-only and unaligned."""
+    if isinstance(buffer, np.ndarray):
+        return buffer
+    memory = np.empty(len(buffer), np.uint8)
+    memory[:] = np.frombuffer(buffer, np.uint8)
+    return memory
+
+
+def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
+    """Read a parcel's body.
+
+    Raises:
+        ProtocolError: it is not a parcel of `nobjects` objects that owns exactly these frames.
+        MemoryError: there is no memory for the chunked buffers that it announces.
+    """
+    try:
+        counts, descriptors, options = msgpack.unpackb(
+            body, use_list=False, max_bin_len=MAX_HEADER_BYTES, strict_map_key=True
+        )
+        if not (type(counts) is type(descriptors) is tuple and type(options) is dict):
+            raise ProtocolError("parcel: not (counts, descriptors, options)")
+        if len(counts) != nobjects or sum(counts) != len(descriptors) or len(descriptors) > _MAX_PARTS:
+            raise ProtocolError(f"parcel: expected {nobjects} objects, got counts {counts!r:.60}")
+    except ProtocolError:
+        raise
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"parcel: {error}") from None
+    if any(type(count) is not int or count < 1 for count in counts):
+        raise ProtocolError("parcel: an object without a stream")
+    parts: list[Any] = []
+    to_fill: list[Any] = []
+    position = 0
+    for descriptor in descriptors:
+        if type(descriptor) is bytes:
+            parts.append(descriptor)
+        elif descriptor is _FRAME:
+            if position >= len(frames):
+                raise ProtocolError("parcel: fewer frames than announced")
+            parts.append(frames[position])
+            position += 1
+        elif type(descriptor) is int and 0 < descriptor < 1 << 48:
+            memory = np.empty(descriptor, np.uint8)
+            to_fill.append(memory)
+            parts.append(memory)
+        else:
+            raise ProtocolError(f"parcel: unknown place {descriptor!r:.60}")
+    if position != len(frames):
+        raise ProtocolError(f"parcel: {len(frames)} frames, {position} announced")
+    return Unpacked(counts, parts, to_fill, options)
