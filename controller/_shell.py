@@ -1,0 +1,238 @@
+"""The controller's shell: sockets, files and the clock around the state machine. It decides nothing.
+
+Messages in, effects out, one timer: whatever arrives in one turn of the loop is fed to the machine, then
+its effects are performed in order and the timer is set to its next deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from directview.connection import ConnectionInfo
+from directview.controller._effects import Admit, Expel, Finish, Persist, Send
+from directview.controller._state import Controller, Settings
+from directview.controller.options import ControllerOptions
+from directview.folders import ProfileLock, socket_path
+from directview.wire.curve import CurveKeys, ServerCurve, new_keys
+from directview.wire.link import Heartbeat
+from directview.wire.messages import Hello, ProtocolError, decode, frames_of
+from directview.wire.router import RouterLink
+
+__all__ = ["ControllerShell"]
+
+log: Final = logging.getLogger("directview.controller")
+
+_FAREWELL: Final = 0.2
+"""Seconds for the last messages to leave before the sockets close."""
+
+
+class ControllerShell:
+    """One controller process.
+
+    Args:
+        options: what it was told at its start.
+    """
+
+    def __init__(self, options: ControllerOptions) -> None:
+        self._options = options
+        self._folder = Path(options.folder)
+        self._lock = ProfileLock(self._folder, options.profile or options.cluster_id)
+        self._socket = socket_path(options.cluster_id)
+        self._written: list[Path] = []
+
+    async def run(self) -> None:
+        """Bind, write the connection files, say so, and serve until told to end.
+
+        Raises:
+            DirectViewError, OSError: it can't start; the text says why.
+        """
+        self._lock.acquire()
+        try:
+            await self._serve()
+        finally:
+            self._lock.release()
+
+    async def _serve(self) -> None:
+        options = self._options
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._finished = asyncio.Event()
+        known, incarnation = self._read_ids()
+        lease = options.lease if options.policy == "wait" else min(options.lease, 2.0)
+        settings = Settings(
+            options.cluster_id,
+            incarnation,
+            options.policy,
+            engine_grace=lease if options.policy == "wait" else 1.0,
+            lease=lease,
+        )
+        self._machine = Controller(settings, time.monotonic(), known)
+        self._router = RouterLink(
+            on_message=self._arrived,
+            on_lost=self._lost,
+            on_turn=self._turn,
+            heartbeat=Heartbeat(options.heartbeat_interval, options.heartbeat_timeout),
+        )
+        try:
+            self._write_files(self._bind())
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._asked_to_end, f"it received {number.name}")
+            self._turn()
+            await self._finished.wait()
+            await asyncio.sleep(_FAREWELL)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._router.close()
+            self._socket.unlink(missing_ok=True)
+            for path in self._written:
+                path.unlink(missing_ok=True)
+
+    # --- starting -----------------------------------------------------------------------------------
+
+    def _bind(self) -> tuple[str | None, ServerCurve | None]:
+        """Bind the sockets; the TCP address and its keys, if asked for."""
+        options = self._options
+        self._socket.unlink(missing_ok=True)
+        self._router.bind_ipc(str(self._socket))
+        self._socket.chmod(0o600)
+        if options.ip is None:
+            return None, None
+        host = "0.0.0.0" if options.ip == "*" else options.ip
+        curve = None
+        if options.curve:
+            curve = ServerCurve(server=new_keys(), client=new_keys(), engine=new_keys())
+        elif not host.startswith("127."):
+            raise ValueError(
+                f"refusing to listen at {host} without keys: whoever reaches the port could run code here; "
+                "leave CURVE on, or listen at 127.0.0.1"
+            )
+        port = self._router.bind_tcp(host, options.port, curve)
+        shown = socket.gethostname() if host == "0.0.0.0" else host
+        return f"tcp://{shown}:{port}", curve
+
+    def _write_files(self, bound: tuple[str | None, ServerCurve | None]) -> None:
+        tcp, curve = bound
+        paths = {}
+        for role in ("client", "engine"):
+            keys: CurveKeys | None = None
+            if curve is not None:
+                keys = curve.keys_for(role)
+            info = ConnectionInfo(
+                cluster_id=self._options.cluster_id,
+                role=role,
+                pid=os.getpid(),
+                hostname=socket.gethostname(),
+                created=time.time(),
+                profile=self._options.profile,
+                ipc=f"ipc://{self._socket}",
+                tcp=tcp,
+                server_public=keys.server_public if keys is not None else None,
+                public=keys.public if keys is not None else None,
+                secret=keys.secret if keys is not None else None,
+            )
+            path = info.write(self._folder)
+            self._written.append(path)
+            paths[role] = str(path)
+        self._say_ready(paths)
+
+    def _say_ready(self, contents: dict[str, str]) -> None:
+        if self._options.ready_fd >= 0:
+            with contextlib.suppress(BrokenPipeError), open(self._options.ready_fd, "w") as pipe:
+                pipe.write(json.dumps(contents) + "\n")
+
+    def _read_ids(self) -> tuple[dict[bytes, int], int]:
+        """What an earlier incarnation left, under policy ``wait``: engine ids and its number."""
+        if self._options.policy != "wait":
+            return {}, 1
+        try:
+            contents = json.loads((self._folder / "engines.json").read_text())
+            known = {bytes.fromhex(uuid): int(id) for uuid, id in contents["ids"].items()}
+            self._incarnation = int(contents["incarnation"]) + 1
+        except FileNotFoundError:
+            known, self._incarnation = {}, 1
+        self._write_ids(known)
+        return known, self._incarnation
+
+    def _write_ids(self, ids: dict[bytes, int]) -> None:
+        if self._options.policy != "wait":
+            return
+        path = self._folder / "engines.json"
+        temporary = self._folder / f".engines-{secrets.token_hex(4)}"
+        contents = {"incarnation": self._incarnation, "ids": {uuid.hex(): id for uuid, id in ids.items()}}
+        temporary.write_text(json.dumps(contents))
+        temporary.rename(path)
+
+    # --- feeding the machine ------------------------------------------------------------------------
+
+    def _arrived(self, route: bytes, header: bytes, frames: Sequence[Any]) -> None:
+        try:
+            message = decode(header)
+            if frames_of(message) != len(frames):
+                raise ProtocolError(f"{type(message).__name__} with {len(frames)} frames")
+        except ProtocolError as error:
+            log.warning("expelled a peer: %s", error)
+            self._router.expel(route, str(error))
+            return
+        if isinstance(message, Hello):
+            self._machine.greet(route, message, self._router.user_of(route), time.monotonic())
+        else:
+            self._machine.receive(route, message, header, frames, time.monotonic())
+
+    def _lost(self, route: bytes, reason: str) -> None:
+        self._machine.lost(route, reason, time.monotonic())
+        self._turn()
+
+    def _asked_to_end(self, reason: str) -> None:
+        self._machine.shut_down(reason)
+        self._turn()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._machine.tick(time.monotonic())
+        self._turn()
+
+    # --- performing its effects ---------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        send = self._router.send
+        for effect in self._machine.flush():
+            match effect:
+                case Send((route,), header, frames):
+                    send(route, header, frames)
+                case Send(routes, header, frames):
+                    self._router.send_many(routes, header, frames)
+                case Admit(route):
+                    self._router.admit(route)
+                case Expel(route, reason):
+                    log.warning("expelled a peer: %s", reason)
+                    self._router.expel(route, reason)
+                case Persist(ids):
+                    self._write_ids(ids)
+                case Finish(reason):
+                    log.info("ending: %s", reason)
+                    self._finished.set()
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self._machine.next_deadline()
+        if self._timer is not None:
+            if deadline is not None and abs(self._timer_at - deadline) < 1e-3:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer_at = deadline
+            self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._tick)

@@ -1,0 +1,213 @@
+"""One peer's lasting connection to the controller: handshake, loss, and coming back.
+
+A `Link` is one connection and ends with it; a `Session` is what a peer has for as long as it lives. A new
+connection is a new handshake under the same uuid, after which the peer resumes what was outstanding.
+
+How long it tries is the controller's policy, told in its `Welcome`: under ``stop``, for the lease of a
+connection that was cut, and not at all when nobody listens any more; under ``wait``, for
+`reconnect_timeout`, since another controller is expected to come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from directview.errors import ConnectionRejected, ControllerUnreachable
+from directview.wire.curve import CurveKeys
+from directview.wire.link import Heartbeat, Link
+from directview.wire.messages import Hello, Message, ProtocolError, Refused, Welcome, decode, encode, frames_of
+
+__all__ = ["Session"]
+
+_RETRY_FIRST: Final = 0.02
+_RETRY_MOST: Final = 0.5
+"""Seconds between attempts to reconnect: doubled from the first to the most."""
+
+
+class Session:
+    """A peer's connection to the controller, over as many links as it takes.
+
+    Args:
+        choose: finds the address of a listening controller now, or None. May block for a moment.
+        where: what to call the controller in errors: addresses and file.
+        keys: CURVE keys, for TCP.
+        hello: makes the first message of a connection; its argument says whether it is a reconnection.
+        on_welcome: the handshake is done; called on every connection before anything else arrives.
+        on_message: a message, decoded, and its frames.
+        on_turn: the end of a turn in which messages came: time to flush.
+        on_lost: the connection is gone; another one is tried for.
+        on_gone: no other one can be had, and why. Nothing is called after it.
+        heartbeat: how soon to notice that the controller answers no more.
+        reconnect_timeout: seconds to try for under policy ``wait``.
+    """
+
+    def __init__(
+        self,
+        *,
+        choose: Callable[[], str | None],
+        where: str,
+        keys: CurveKeys | None,
+        hello: Callable[[bool], Hello],
+        on_welcome: Callable[[Welcome], None],
+        on_message: Callable[[Message, Sequence[Any]], None],
+        on_turn: Callable[[], None],
+        on_lost: Callable[[str], None],
+        on_gone: Callable[[str], None],
+        heartbeat: Heartbeat,
+        reconnect_timeout: float = 60.0,
+    ) -> None:
+        self._choose = choose
+        self._where = where
+        self._keys = keys
+        self._hello = hello
+        self._on_welcome = on_welcome
+        self._on_message = on_message
+        self._on_turn = on_turn
+        self._on_lost = on_lost
+        self._on_gone = on_gone
+        self._heartbeat = heartbeat
+        self._reconnect_timeout = reconnect_timeout
+        self._link: Link | None = None
+        self._welcomed: asyncio.Future[Welcome] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._policy = "stop"
+        self._lease = 0.0
+        self._incarnation = 0
+        self._closed = False
+
+    @property
+    def link(self) -> Link | None:
+        """The connection, while there is one that has been welcomed."""
+        return self._link if self._welcomed is None else None
+
+    async def open(self, timeout: float) -> Welcome:
+        """Connect and shake hands.
+
+        Args:
+            timeout: seconds for both.
+
+        Raises:
+            ControllerUnreachable: nobody listens, or nobody answers in time.
+            ConnectionRejected: the controller refused; the text has its reason and remedy.
+        """
+        return await self._connect(timeout, again=False)
+
+    async def _connect(self, timeout: float, *, again: bool) -> Welcome:
+        address = self._choose()
+        if address is None:
+            raise ControllerUnreachable(f"nobody listens at {self._where}")
+        welcomed: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        link = Link(on_message=self._arrived, on_lost=self._link_lost, on_turn=self._turn)
+        self._link, self._welcomed = link, welcomed
+        try:
+            async with asyncio.timeout(timeout):
+                await link.connect(
+                    address,
+                    keys=self._keys if address.startswith("tcp") else None,
+                    heartbeat=self._heartbeat,
+                    timeout=timeout,
+                )
+                link.send(encode(self._hello(again)))
+                welcome = await welcomed
+        except TimeoutError:
+            self._drop(link)
+            raise ControllerUnreachable(
+                f"the controller at {self._where} did not answer within {timeout:g} s"
+            ) from None
+        except BaseException:
+            self._drop(link)
+            raise
+        return welcome
+
+    def _drop(self, link: Link) -> None:
+        link.close()
+        if self._link is link:
+            self._link = self._welcomed = None
+
+    def _arrived(self, header: bytes, frames: Sequence[Any]) -> None:
+        try:
+            message = decode(header)
+            if frames_of(message) != len(frames):
+                raise ProtocolError(f"{type(message).__name__} with {len(frames)} frames")
+            if self._welcomed is None:
+                self._on_message(message, frames)
+            else:
+                self._greeted(message)
+        except ProtocolError as error:
+            link = self._link
+            if link is not None:
+                link.close()
+                self._link_lost(f"the controller sent what it may not: {error}")
+
+    def _greeted(self, message: Message) -> None:
+        """The answer to our hello."""
+        assert self._welcomed is not None
+        if isinstance(message, Refused):
+            if not self._welcomed.done():
+                text = f"the controller at {self._where} refused: {message.reason}; {message.remedy}"
+                self._welcomed.set_exception(ConnectionRejected(text))
+            return
+        if not isinstance(message, Welcome):
+            raise ProtocolError(f"{type(message).__name__} before the welcome")
+        if message.incarnation < self._incarnation:
+            raise ProtocolError(f"an older controller: incarnation {message.incarnation}")
+        welcomed, self._welcomed = self._welcomed, None
+        self._policy, self._lease = message.policy, message.lease
+        self._incarnation = message.incarnation
+        self._on_welcome(message)
+        if not welcomed.done():
+            welcomed.set_result(message)
+
+    def _turn(self) -> None:
+        if self._welcomed is None and self._link is not None:
+            self._on_turn()
+
+    def _link_lost(self, reason: str) -> None:
+        if self._closed or self._link is None:
+            return
+        link, welcomed = self._link, self._welcomed
+        self._link = self._welcomed = None
+        link.close()
+        if welcomed is not None:
+            if not welcomed.done():
+                welcomed.set_exception(
+                    ControllerUnreachable(f"the connection to the controller at {self._where} failed: {reason}")
+                )
+            return
+        self._on_lost(reason)
+        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(reason))
+
+    async def _reconnect(self, reason: str) -> None:
+        clock = asyncio.get_running_loop().time
+        patience = self._reconnect_timeout if self._policy == "wait" else self._lease
+        deadline = clock() + patience
+        pause = _RETRY_FIRST
+        while True:
+            try:
+                await self._connect(max(deadline - clock(), 0.1), again=True)
+                return
+            except ControllerUnreachable:
+                if clock() >= deadline or (self._policy == "stop" and self._choose() is None):
+                    self._on_gone(reason)
+                    return
+            except ConnectionRejected as error:
+                self._on_gone(str(error))
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _RETRY_MOST)
+
+    def send(self, message: Message, frames: Sequence[Any] = ()) -> None:
+        """Send, or drop it while there is no connection: what matters is resumed on the next one."""
+        if self._link is not None and self._welcomed is None:
+            self._link.send(encode(message), frames)
+
+    def close(self, linger: float = 0.0) -> None:
+        """End the session. `linger`: seconds for what is still to be sent."""
+        self._closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        if self._link is not None:
+            self._link.close(linger)
+        self._link = self._welcomed = None
