@@ -1,0 +1,1 @@
+"""The supervisor: one per host; starts, watches, signals, interrupts and ends engines."""

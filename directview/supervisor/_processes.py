@@ -1,0 +1,77 @@
+"""What the kernel does for us: children that die with their parent, sessions that end as a whole."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+import psutil
+
+__all__ = ["exit_code_of", "kill_session", "pidfd_open", "prepare_die_with_parent"]
+
+_PR_SET_PDEATHSIG = 1
+# Loaded here, before any fork: a child should do as little as possible between its fork and the call.
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def prepare_die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends.
+
+    Args:
+        parent: pid of the parent as it was at the fork; if it is gone by now, this process exits at once.
+
+    Elsewhere than on Linux there is no such service: there, the ends of pipes have to do.
+    """
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def kill_session(leader: int) -> None:
+    """SIGKILL to every process of the session (and group) that `leader` leads or led.
+
+    Safe while the leader is alive or not yet reaped, and right after: a number is not given out again while
+    a session or group still goes by it.
+    """
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    # A shell with job control puts its jobs into groups of their own, in the same session. Twice at most
+    # without new finds: what forks while we look is found the next time round.
+    seen: set[int] = set()
+    while True:
+        found = {pid for pid in psutil.pids() if pid not in seen and _session_of(pid) == leader}
+        if not found:
+            return
+        seen |= found
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def exit_code_of(status: int) -> int:
+    """A wait status as `subprocess` gives it: negative for a signal."""
+    return os.waitstatus_to_exitcode(status)
+
+
+def pidfd_open(pid: int) -> int:
+    """A descriptor that stands for the process and becomes readable at its end; -1 where there is none."""
+    if sys.platform != "linux":
+        return -1
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1

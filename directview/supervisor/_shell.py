@@ -1,0 +1,430 @@
+"""The supervisor at work: feeds the machine, performs its effects, keeps one timer.
+
+It hears the engine host (starts and ends), the controller (requests), the launcher's lifeline, the control
+socket, and the kernel (its children, signals). Whatever it is, it becomes an event for `Machine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, assert_never
+
+from directview.folders import remove_folder, socket_path
+from directview.supervisor._control import ControlServer
+from directview.supervisor._hosts import EngineHost, ForkServerHost
+from directview.supervisor._processes import exit_code_of, pidfd_open
+from directview.supervisor._state import (
+    ControllerEnded,
+    DeliverInterrupt,
+    Effect,
+    EndController,
+    EndEngine,
+    Event,
+    Finish,
+    InterruptCall,
+    KillSession,
+    Machine,
+    Reply,
+    ReportExit,
+    RestartEngines,
+    SendSignal,
+    Spawn,
+    StartEngines,
+    StopAll,
+    describe_exit,
+)
+from directview.supervisor.control import SupervisorFile
+from directview.supervisor.options import SupervisorOptions
+from directview.wire.messages import Answer, Exited, Goodbye, Interrupt, Launch, Message, Stop
+
+__all__ = ["Supervisor", "Uplink", "clean_folder", "tail"]
+
+_log = logging.getLogger(__name__)
+
+_TAIL_LINES = 12
+_POLL_PARENT = 1.0
+
+
+class Uplink(Protocol):
+    """The connection to the controller, as the shell needs it. It reconnects by itself."""
+
+    def start(
+        self, connection: str, on_message: Callable[[Message], None], on_lost: Callable[[str], None]
+    ) -> None:
+        """Connect, and go on connecting; `on_lost` says that it gave up, and why."""
+
+    def send(self, message: Message) -> None:
+        """Send it, now or when there is a connection again."""
+
+    async def close(self) -> None:
+        """Send what can still be sent, and close."""
+
+
+class Supervisor:
+    """Supervises the engines of one host until it is told to stop, or nobody is left to do it for.
+
+    Args:
+        options: what was asked for.
+        uuid: of this supervisor, 16 bytes.
+        host: its hands on the engines.
+        uplink: its connection to the controller.
+        controller_pid: the controller's, if it is a child of this process.
+        fork_server_pid: likewise the fork server's.
+        ready_fd: where our controller says that it is ready; -1 without one.
+    """
+
+    def __init__(
+        self,
+        options: SupervisorOptions,
+        uuid: bytes,
+        host: EngineHost,
+        uplink: Uplink,
+        controller_pid: int = 0,
+        fork_server_pid: int = 0,
+        ready_fd: int = -1,
+    ) -> None:
+        self.options = options
+        self.uuid = uuid
+        self.machine = Machine(options.policy, bool(controller_pid), options.grace)
+        self.controller_pid = controller_pid
+        self._fork_server_pid = fork_server_pid
+        self._ready_fd = ready_fd
+        self._host = host
+        self._uplink = uplink
+        self._control: ControlServer | None = None
+        self._launcher: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._started = time.time()
+        self._fork_server_gone = asyncio.Event()
+        if not fork_server_pid:
+            self._fork_server_gone.set()
+
+    async def run(self) -> int:
+        """Serve to the end. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._finished: asyncio.Future[str] = loop.create_future()
+        loop.set_exception_handler(self._on_error)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.feed, StopAll(f"the supervisor got {signum.name}"))
+        if self.controller_pid or self._fork_server_pid:
+            loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._host.open(self.feed)
+        self._watch_launcher()
+        try:
+            await self._serve()
+        except Exception as error:
+            self.tell({"event": "failed", "error": f"the supervisor failed: {error!r}"})
+            raise
+        finally:
+            await self._close()
+        return 0
+
+    async def _serve(self) -> None:
+        if self._fork_server_pid:
+            path = str(socket_path(self.options.cluster_id, f"control-{self.uuid.hex()}"))
+            self._control = ControlServer(self, path)
+            await self._control.start()
+            if self.controller_pid:
+                SupervisorFile.of_this_process(path).write(Path(self.options.folder))
+        if self.controller_pid:
+            self._loop.add_reader(self._ready_fd, self._controller_says, bytearray())
+            self._reap()
+        else:
+            self._controller_ready({"engine": self.options.connection})
+        reason = await self._finished
+        _log.info("ending: %s", reason)
+
+    async def _close(self) -> None:
+        """End what is left, in an order in which each can still hear of the one before."""
+        try:
+            async with asyncio.timeout(self.options.grace):
+                await self._uplink.close()
+        except TimeoutError:
+            _log.warning("the controller didn't take our goodbye in time")
+        if self._control is not None:
+            await self._control.close()
+        try:
+            async with asyncio.timeout(self.options.grace):
+                await self._host.close()
+                await self._fork_server_gone.wait()
+        except TimeoutError:
+            _log.error("the fork server doesn't end: killing it")
+            self._kill_child(self._fork_server_pid, signal.SIGKILL)
+        if self.options.controller is not None:
+            clean_folder(self.options)
+        self.tell({"event": "stopped", "reason": self.machine.stopping or ""})
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback failed. Whatever it should have done isn't done: end in order rather than hang."""
+        loop.default_exception_handler(context)
+        if not self._finished.done():
+            self._finished.set_exception(context.get("exception") or RuntimeError(context["message"]))
+
+    # --- machine -------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Give one event to the machine and do what it says."""
+        self._perform(self.machine.handle(event, self._loop.time()))
+        self._arm()
+
+    def start_engines(self, n: int, ticket: object) -> None:
+        """Start `n` engines; `ticket` hears of it."""
+        self.feed(StartEngines(tuple([secrets.token_bytes(16) for _ in range(n)]), ticket))
+
+    def restart_engines(self, engines: Iterable[tuple[bytes, int]], ticket: object) -> None:
+        """Replace engines, given by (uuid, id to keep)."""
+        replaced = [(old, secrets.token_bytes(16), wanted_id) for old, wanted_id in engines]
+        self.feed(RestartEngines(tuple(replaced), ticket))
+
+    async def wait_ended(self, uuids: Iterable[bytes]) -> None:
+        """Wait until these engines have ended. Cancelling it is safe."""
+        futures = []
+        for uuid in uuids:
+            if uuid in self.machine.engines:
+                futures.append(self._loop.create_future())
+                self._ended_waiters.setdefault(uuid, []).append(futures[-1])
+        await asyncio.gather(*futures)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self.machine.tick(self._loop.time()))
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.machine.next_deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Spawn(uuid, wanted_id):
+                    self._host.spawn(uuid, wanted_id)
+                case SendSignal(uuid, signum):
+                    self._host.signal(uuid, signum)
+                case KillSession(uuid, pid):
+                    self._host.kill(uuid, pid)
+                case DeliverInterrupt(uuid, client, seq):
+                    self._host.interrupt(uuid, client, seq)
+                case ReportExit(uuid, exit_code, reason):
+                    self._report_exit(uuid, exit_code, reason)
+                case Reply(ticket, ok, value):
+                    self._reply(ticket, ok, value)
+                case EndController(signum):
+                    self._kill_child(self.controller_pid, signum)
+                case Finish(reason):
+                    if not self._finished.done():
+                        self._finished.set_result(reason)
+                case _ as unreachable:
+                    assert_never(unreachable)
+
+    def _report_exit(self, uuid: bytes, exit_code: int | None, reason: str) -> None:
+        _log.info("engine %s ended: %s", uuid.hex()[:12], reason or "in order")
+        self._uplink.send(Exited(uuid, exit_code, reason))
+        event = {"event": "ended", "uuid": uuid.hex(), "code": exit_code, "reason": reason}
+        if isinstance(self._host, ForkServerHost) and exit_code != 0 and self.machine.stopping is None:
+            event["log"] = str(self._host.log_of(uuid))
+            event["tail"] = tail(self._host.log_of(uuid))
+        self.tell(event)
+        for future in self._ended_waiters.pop(uuid, []):
+            if not future.done():
+                future.set_result(None)
+
+    def _reply(self, ticket: object, ok: bool, value: Any) -> None:
+        match ticket:
+            case ("launch", int(query)):
+                self._uplink.send(Answer(query, ok, value))
+            case "first":
+                self.tell({"event": "engines", "ok": ok, "value": value})
+            case asyncio.Future() if not ticket.done():
+                ticket.set_result((ok, value))
+            case _:
+                pass  # Whoever asked has gone.
+
+    # --- the controller ------------------------------------------------------------------------
+
+    def _controller_says(self, data: bytearray) -> None:
+        """Its one line: ready, or why not. If it ends without, its log has the reason."""
+        piece = os.read(self._ready_fd, 65_536)
+        data += piece
+        if piece and not data.endswith(b"\n"):
+            return
+        self._loop.remove_reader(self._ready_fd)
+        os.close(self._ready_fd)
+        try:
+            said = json.loads(data)
+        except ValueError:
+            self._fail_start("the controller ended before it was ready", self.options.controller or {})
+            return
+        if "error" in said:
+            self._fail_start(str(said["error"]), None)
+        else:
+            self._controller_ready(said)
+
+    def _fail_start(self, error: str, options: dict[str, Any] | None) -> None:
+        log = (options or {}).get("log", "")
+        self.tell({"event": "failed", "error": error, "log": log, "tail": tail(Path(log)) if log else ""})
+        self.feed(StopAll(error))
+
+    def _controller_ready(self, said: dict[str, Any]) -> None:
+        self.tell({"event": "controller", **said})
+        if isinstance(self._host, ForkServerHost):
+            self._host.connection = said["engine"]
+        self._uplink.start(said["engine"], self._on_message, self._on_lost)
+        if self.options.n:
+            self.start_engines(self.options.n, "first")
+        else:
+            self._reply("first", True, [])
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Interrupt(uuid, client, seq):
+                self.feed(InterruptCall(uuid, client, seq))
+            case Launch(n, query):
+                self.start_engines(n, ("launch", query))
+            case Stop(uuid, reason):
+                self.feed(EndEngine(uuid, reason) if uuid else StopAll(reason or "the controller said so"))
+            case Goodbye(reason):
+                self._on_lost(reason or "it ended in order")
+            case _:
+                _log.warning("the controller sent a %s, which is not for supervisors", type(message).__name__)
+
+    def _on_lost(self, reason: str) -> None:
+        """The uplink gave up. Our own controller's end is seen by its exit, another's only here."""
+        if not self.controller_pid and self.options.policy == "stop":
+            self.feed(StopAll(f"the controller is gone: {reason}"))
+
+    # --- children and launcher -----------------------------------------------------------------
+
+    def _reap(self) -> None:
+        for pid in (self.controller_pid, self._fork_server_pid):
+            if not pid:
+                continue
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
+                continue
+            if pid == self._fork_server_pid:
+                self._fork_server_pid = 0  # Its pipe tells the rest.
+                self._fork_server_gone.set()
+            else:
+                self.controller_pid = 0
+                code = exit_code_of(status)
+                _log.info("the controller ended: %s", describe_exit(code) or "in order")
+                self.feed(ControllerEnded(code))
+
+    def _kill_child(self, pid: int, signum: int) -> None:
+        if pid:  # Not reaped yet, so the number is still that child's.
+            os.kill(pid, signum)
+
+    def _watch_launcher(self) -> None:
+        if self.options.lifeline_fd < 0:
+            return
+        self._launcher = socket.socket(fileno=self.options.lifeline_fd)
+        self._launcher.setblocking(False)
+        self._loop.add_reader(self._launcher.fileno(), self._lifeline_moved)
+        # A child that the launcher forked holds a copy of the lifeline, so its own process counts as well.
+        self._launcher_fd = pidfd_open(self.options.launcher_pid)
+        if self._launcher_fd >= 0:
+            self._loop.add_reader(self._launcher_fd, self._launcher_gone)
+        if os.getppid() != self.options.launcher_pid:
+            self._loop.call_soon(self._launcher_gone)
+        elif self._launcher_fd < 0:
+            self._loop.call_later(_POLL_PARENT, self._poll_parent)
+
+    def _poll_parent(self) -> None:
+        """Where there are no process descriptors: a child whose parent is gone gets another parent."""
+        if self._launcher is not None:
+            if os.getppid() != self.options.launcher_pid:
+                self._launcher_gone()
+            else:
+                self._loop.call_later(_POLL_PARENT, self._poll_parent)
+
+    def _lifeline_moved(self) -> None:
+        assert self._launcher is not None
+        try:
+            if self._launcher.recv(4096):
+                return  # Nothing is sent this way; it would do no harm.
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._launcher_gone()
+
+    def _launcher_gone(self) -> None:
+        self.detach()
+        self.feed(StopAll("the program that started the cluster has ended or let go of it"))
+
+    def detach(self) -> None:
+        """Live on without the launcher."""
+        if self._launcher is None:
+            return
+        self._loop.remove_reader(self._launcher.fileno())
+        self._launcher.close()
+        self._launcher = None
+        if self._launcher_fd >= 0:
+            self._loop.remove_reader(self._launcher_fd)
+            os.close(self._launcher_fd)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Tell the launcher, if it is there and listens; it need not."""
+        if self._launcher is None:
+            return
+        try:
+            self._launcher.send(json.dumps(event).encode() + b"\n")
+        except OSError:
+            pass
+
+    def status(self) -> dict[str, Any]:
+        """How everything is, as plain data."""
+        return {
+            "pid": os.getpid(),
+            "uuid": self.uuid.hex(),
+            "cluster_id": self.options.cluster_id,
+            "profile": self.options.profile,
+            "policy": self.options.policy,
+            "started": self._started,
+            "stopping": self.machine.stopping,
+            "controller": self.controller_pid,
+            "fork_server": self._fork_server_pid,
+            "engines": [
+                {"uuid": engine.uuid.hex(), "pid": engine.pid, "phase": engine.phase.value}
+                for engine in self.machine.engines.values()
+            ],
+        }
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log, or nothing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 16_384))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def clean_folder(options: SupervisorOptions) -> None:
+    """Remove what must not outlive the cluster: all of a private folder; of a profile's, all but its logs."""
+    folder = Path(options.folder)
+    if options.private:
+        remove_folder(folder)
+    else:
+        for name in ("client.json", "engine.json", "supervisor.json"):
+            (folder / name).unlink(missing_ok=True)
+    socket_path(options.cluster_id).unlink(missing_ok=True)
