@@ -6,8 +6,9 @@ fork server, and goes on as the supervisor. So four engines cost one start of Py
 
 The controller is forked before numpy is imported, which it doesn't need: it binds its sockets meanwhile.
 
-No one of these outlives the others: controller and engines ask the kernel to be killed with their parent, the
-fork server sees the end of its pipe and kills the engines' sessions, and the supervisor sees its children end.
+No one of these outlives the others: controller and engines ask the kernel to be killed with their parent,
+the fork server sees the end of its pipe and kills the engines' sessions, and the supervisor sees its
+children end.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _run_engine(options: dict[str, Any]) -> int:
 def _make_uplink(options: SupervisorOptions, uuid: bytes) -> Uplink:
     from directview.supervisor._uplink import LinkUplink
 
-    return LinkUplink(uuid, patience=options.grace)
+    return LinkUplink(uuid)
 
 
 def supervise(

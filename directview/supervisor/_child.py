@@ -30,7 +30,9 @@ def fork() -> int:
     return os.fork()
 
 
-def become(name: str, *, parent: int, log: str = "", keep: Iterable[int] = (), session: bool = False) -> None:
+def become(
+    name: str, *, parent: int | None, log: str = "", keep: Iterable[int] = (), session: bool = False
+) -> None:
     """Turn a forked copy into a process of its own. To be called first thing in the child.
 
     Args:

@@ -37,6 +37,7 @@ from directview.supervisor._state import (
     ReportExit,
     RestartEngines,
     SendSignal,
+    SignalEngine,
     Spawn,
     StartEngines,
     StopAll,
@@ -44,7 +45,16 @@ from directview.supervisor._state import (
 )
 from directview.supervisor.control import SupervisorFile
 from directview.supervisor.options import SupervisorOptions
-from directview.wire.messages import Answer, Exited, Goodbye, Interrupt, Launch, Message, Stop
+from directview.wire.messages import (
+    Answer,
+    Exited,
+    Goodbye,
+    Interrupt,
+    Launch,
+    Message,
+    Signal,
+    Stop,
+)
 
 __all__ = ["Supervisor", "Uplink", "clean_folder", "tail"]
 
@@ -52,6 +62,8 @@ _log = logging.getLogger(__name__)
 
 _TAIL_LINES = 12
 _POLL_PARENT = 1.0
+_RECONNECT = 0.5
+"""Seconds until another attempt at a controller that lives but didn't answer."""
 
 
 class Uplink(Protocol):
@@ -102,6 +114,8 @@ class Supervisor:
         self._uplink = uplink
         self._control: ControlServer | None = None
         self._launcher: socket.socket | None = None
+        self._launcher_fd = -1
+        self._connection = options.connection
         self._timer: asyncio.TimerHandle | None = None
         self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._started = time.time()
@@ -284,7 +298,8 @@ class Supervisor:
         self.tell({"event": "controller", **said})
         if isinstance(self._host, ForkServerHost):
             self._host.connection = said["engine"]
-        self._uplink.start(said["engine"], self._on_message, self._on_lost)
+        self._connection = str(said["engine"])
+        self._connect()
         if self.options.n:
             self.start_engines(self.options.n, "first")
         else:
@@ -296,6 +311,8 @@ class Supervisor:
                 self.feed(InterruptCall(uuid, client, seq))
             case Launch(n, query):
                 self.start_engines(n, ("launch", query))
+            case Signal(uuid, signum):
+                self.feed(SignalEngine(uuid, signum))
             case Stop(uuid, reason):
                 self.feed(EndEngine(uuid, reason) if uuid else StopAll(reason or "the controller said so"))
             case Goodbye(reason):
@@ -305,8 +322,17 @@ class Supervisor:
 
     def _on_lost(self, reason: str) -> None:
         """The uplink gave up. Our own controller's end is seen by its exit, another's only here."""
-        if not self.controller_pid and self.options.policy == "stop":
+        if self.machine.stopping is not None:
+            return
+        if self.controller_pid or self.options.policy == "wait":
+            self._loop.call_later(_RECONNECT, self._connect)
+        else:
+            self.tell({"event": "failed", "error": reason})
             self.feed(StopAll(f"the controller is gone: {reason}"))
+
+    def _connect(self) -> None:
+        if self.machine.stopping is None:
+            self._uplink.start(self._connection, self._on_message, self._on_lost)
 
     # --- children and launcher -----------------------------------------------------------------
 

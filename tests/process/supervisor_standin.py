@@ -25,6 +25,11 @@ from directview.supervisor.options import SupervisorOptions
 from directview.wire.messages import Message, decode, encode
 
 
+def say(found: dict[str, Any]) -> None:
+    """Into the log."""
+    os.write(1, json.dumps(found).encode() + b"\n")
+
+
 def controller(options: dict[str, Any]) -> int:
     folder = Path(options["folder"])
     behave = (folder / "behave").read_text()
@@ -72,7 +77,7 @@ def engine(options: dict[str, Any]) -> int:
             interrupts.append(os.read(options["interrupt_fd"], 24).hex())
         except BlockingIOError:
             return
-        print(json.dumps({"interrupted": interrupts}), flush=True)
+        say({"interrupted": interrupts})
 
     signal.signal(signal.SIGRTMIN, interrupted)
     if behave == "exit 3":
@@ -84,7 +89,7 @@ def engine(options: dict[str, Any]) -> int:
         inside = subprocess.Popen(["sleep", "600"])
         beside = subprocess.Popen(["sleep", "600"], process_group=0)
         found["children"] = [inside.pid, beside.pid]
-    print(json.dumps(found), flush=True)
+    say(found)
     while True:
         time.sleep(600)
 
