@@ -24,7 +24,7 @@ from directview.controller._effects import Admit, Expel, Finish, Persist, Send
 from directview.controller._state import Controller, Settings
 from directview.controller.options import ControllerOptions
 from directview.folders import ProfileLock, socket_path
-from directview.wire.curve import CurveKeys, ServerCurve, new_keys
+from directview.wire.curve import ServerCurve, new_keys
 from directview.wire.link import Heartbeat
 from directview.wire.messages import Hello, ProtocolError, decode, frames_of
 from directview.wire.router import RouterLink
@@ -86,7 +86,7 @@ class ControllerShell:
             heartbeat=Heartbeat(options.heartbeat_interval, options.heartbeat_timeout),
         )
         try:
-            self._write_files(self._bind())
+            self._write_files(*self._bind())
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._asked_to_end, f"it received {number.name}")
             self._turn()
@@ -123,13 +123,10 @@ class ControllerShell:
         shown = socket.gethostname() if host == "0.0.0.0" else host
         return f"tcp://{shown}:{port}", curve
 
-    def _write_files(self, bound: tuple[str | None, ServerCurve | None]) -> None:
-        tcp, curve = bound
+    def _write_files(self, tcp: str | None, curve: ServerCurve | None) -> None:
         paths = {}
         for role in ("client", "engine"):
-            keys: CurveKeys | None = None
-            if curve is not None:
-                keys = curve.keys_for(role)
+            keys = curve.keys_for(role) if curve is not None else None
             info = ConnectionInfo(
                 cluster_id=self._options.cluster_id,
                 role=role,

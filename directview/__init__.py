@@ -1,0 +1,132 @@
+"""directview: a group of Python engines that you can hold in your hand.
+
+A client connects to a controller, sees engines by id, and is indexed to get a `DirectView`::
+
+    from directview import Cluster
+
+    with Cluster(n=4) as rc:
+        view = rc[:]
+        view["a"] = 5
+        print(view.apply_sync(lambda x: a + x, 27))
+
+Names are imported when they are first used: engines import this package too, and need little of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from directview import error, errors
+    from directview.client import Client
+    from directview.cluster import Cluster
+    from directview.errors import (
+        ClientClosed,
+        CompositeError,
+        ConnectionRejected,
+        ControllerLost,
+        ControllerUnreachable,
+        DirectViewError,
+        EngineError,
+        ImpossibleDependency,
+        IPythonError,
+        KernelError,
+        LaunchError,
+        NoEnginesRegistered,
+        RemoteError,
+        SerializationError,
+        TaskAborted,
+        TaskTimeout,
+        TimeoutError,
+        UnmetDependency,
+        UnmetDependencyError,
+        WouldBlockLoop,
+    )
+    from directview.reply import ExecuteReply
+    from directview.result import AsyncMapResult, AsyncResult
+    from directview.view import DirectView, EngineView, Many, One
+
+_HOMES = {
+    "AsyncMapResult": "directview.result",
+    "AsyncResult": "directview.result",
+    "Client": "directview.client",
+    "ClientClosed": "directview.errors",
+    "Cluster": "directview.cluster",
+    "CompositeError": "directview.errors",
+    "ConnectionRejected": "directview.errors",
+    "ControllerLost": "directview.errors",
+    "ControllerUnreachable": "directview.errors",
+    "DirectView": "directview.view",
+    "DirectViewError": "directview.errors",
+    "EngineError": "directview.errors",
+    "EngineView": "directview.view",
+    "ExecuteReply": "directview.reply",
+    "IPythonError": "directview.errors",
+    "ImpossibleDependency": "directview.errors",
+    "KernelError": "directview.errors",
+    "LaunchError": "directview.errors",
+    "Many": "directview.view",
+    "NoEnginesRegistered": "directview.errors",
+    "One": "directview.view",
+    "RemoteError": "directview.errors",
+    "SerializationError": "directview.errors",
+    "TaskAborted": "directview.errors",
+    "TaskTimeout": "directview.errors",
+    "TimeoutError": "directview.errors",
+    "UnmetDependency": "directview.errors",
+    "UnmetDependencyError": "directview.errors",
+    "WouldBlockLoop": "directview.errors",
+}
+"""Where each public name lives."""
+_MODULES = ("error", "errors")
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncMapResult",
+    "AsyncResult",
+    "Client",
+    "ClientClosed",
+    "Cluster",
+    "CompositeError",
+    "ConnectionRejected",
+    "ControllerLost",
+    "ControllerUnreachable",
+    "DirectView",
+    "DirectViewError",
+    "EngineError",
+    "EngineView",
+    "ExecuteReply",
+    "IPythonError",
+    "ImpossibleDependency",
+    "KernelError",
+    "LaunchError",
+    "Many",
+    "NoEnginesRegistered",
+    "One",
+    "RemoteError",
+    "SerializationError",
+    "TaskAborted",
+    "TaskTimeout",
+    "TimeoutError",
+    "UnmetDependency",
+    "UnmetDependencyError",
+    "WouldBlockLoop",
+    "error",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"directview.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'directview' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,446 @@
+"""The client: a program's hold on a cluster. Index it to get views of engines."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import builtins
+import concurrent.futures
+import os
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+
+from directview import connection
+from directview._binding import Binding
+from directview._core import Core, Request
+from directview._metadata import msg_id
+from directview.connection import ConnectionInfo
+from directview.errors import CompositeError, ControllerUnreachable, NoEnginesRegistered, TimeoutError
+from directview.result import AsyncMapResult, AsyncResult
+from directview.view import DirectView, Many, One, Targets
+
+if TYPE_CHECKING:
+    from directview.cluster import Cluster
+
+__all__ = ["Client", "CompositeError"]
+
+T = TypeVar("T")
+
+HISTORY: Final = 10_000
+"""Message ids that a client remembers."""
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_open_clients):
+        client._binding.close()
+
+
+class Client:
+    """A connection to a controller, and through it to engines.
+
+    ::
+
+        rc = Client()                      # the default profile's cluster
+        rc = Client(profile="mpi")         # a named one
+        rc = Client("/path/client.json")   # a connection file, perhaps copied from another machine
+        rc = Client(**contents)            # its contents
+
+    Making a client only reads and checks the file and looks whether anybody listens. ``async with
+    Client() as rc`` connects on the running event loop, without any thread: then await everything. Any
+    other first use connects on a background thread: then blocking works from everywhere, and awaiting too.
+
+    Args:
+        url_or_file: path of a connection file, or its contents as a mapping.
+        profile: name of the cluster's profile.
+        cluster_id: (the beginning of) a cluster's id.
+        timeout: seconds to wait for the file and a live controller, and for its answer.
+        reconnect_timeout: seconds to wait for another controller when this one is gone, for clusters that
+            are started to outlive it.
+        cluster: the Cluster that this client belongs to; it lives as long as the client.
+        contents: fields of a connection file.
+
+    Raises:
+        ConnectionFileError: the file is missing, unreadable, readable by others, or no connection file.
+        ControllerUnreachable: nobody listens at the file's address.
+        ConnectionRejected: the controller is of another version or another cluster.
+        TypeError: an argument that this client has no use for; the text says what to do instead.
+    """
+
+    def __init__(
+        self,
+        url_or_file: str | os.PathLike[str] | Mapping[str, Any] | ConnectionInfo | None = None,
+        *,
+        profile: str | None = None,
+        cluster_id: str | None = None,
+        timeout: float = 10.0,
+        reconnect_timeout: float = 60.0,
+        cluster: Cluster | None = None,
+        **contents: Any,
+    ) -> None:
+        info = _find(url_or_file, profile, cluster_id, timeout, contents)
+        self.cluster = cluster
+        self.profile = info.profile
+        self.block = False
+        """Whether views wait by default."""
+        self._history: deque[tuple[tuple[int, int], ...]] = deque(maxlen=HISTORY)
+        self._info = info
+        self._binding = Binding(info, timeout, reconnect_timeout)
+        _open_clients.add(self)
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Client:
+        await self._binding.bind()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Client:
+        self._binding.core()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self, linger: float | None = None) -> None:
+        """Disconnect. Outstanding calls end as `ClientClosed`; engines and their namespaces stay.
+
+        Args:
+            linger: accepted for programs that pass it; messages on their way are sent.
+
+        Raises:
+            WouldBlockLoop: the client is bound to this thread's event loop: ``await rc.aclose()``.
+        """
+        self._binding.close()
+        _open_clients.discard(self)
+
+    async def aclose(self) -> None:
+        """`close` for event loops. May be cancelled, and repeated."""
+        await self._binding.aclose()
+        _open_clients.discard(self)
+
+    def __del__(self) -> None:
+        binding = getattr(self, "_binding", None)
+        if binding is not None and binding.started and not binding.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            if not binding.bound:
+                binding.close()
+
+    def __repr__(self) -> str:
+        name = f" {self.profile!r}" if self.profile else ""
+        return f"<Client{name} of cluster {self._info.cluster_id}>"
+
+    # --- engines --------------------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> list[int]:
+        """The engines' ids, in order. An id stays with its engine."""
+        return list(self._binding.core().engines)
+
+    def __len__(self) -> int:
+        return len(self._binding.core().engines)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[DirectView[One]]:
+        for id in self.ids:
+            yield self.direct_view(id)
+
+    @overload
+    def __getitem__(self, key: int) -> DirectView[One]: ...
+    @overload
+    def __getitem__(self, key: slice | Sequence[int]) -> DirectView[Many]: ...
+    def __getitem__(self, key: Any) -> DirectView[Any]:
+        """A view: ``rc[0]`` of one engine, ``rc[:]``, ``rc[::2]``, ``rc[[0, 2]]`` of several.
+
+        Raises:
+            IndexError: there is no such engine.
+            NoEnginesRegistered: there are none at all.
+        """
+        return DirectView(self, self._choose(key))
+
+    @overload
+    def direct_view(self, targets: int, **flags: Any) -> DirectView[One]: ...
+    @overload
+    def direct_view(
+        self, targets: slice | Sequence[int] | Literal["all"] = "all", **flags: Any
+    ) -> DirectView[Many]: ...
+    def direct_view(self, targets: Any = "all", **flags: Any) -> DirectView[Any]:
+        """A view of `targets`; ``'all'`` includes engines that join later.
+
+        Args:
+            targets: as for indexing, or ``'all'``.
+            flags: `block`, `track`, `label`.
+        """
+        return DirectView(self, targets if targets == "all" else self._choose(targets), **flags)
+
+    def _all_ids(self) -> tuple[int, ...]:
+        engines = self._binding.core().engines
+        if not engines:
+            raise NoEnginesRegistered(self._no_engines())
+        return tuple(engines)
+
+    def _no_engines(self) -> str:
+        named = f" --profile {self.profile}" if self.profile else ""
+        return (
+            f"cluster {self._info.cluster_id} has no engines: start some with "
+            f"`directview add-engines -n 4{named}`, or wait for them with `rc.wait_for_engines(n)`"
+        )
+
+    def _choose(self, targets: Any) -> int | list[int]:
+        """Engine ids for what a user may write in brackets."""
+        ids = self._all_ids()
+        if isinstance(targets, slice):
+            return list(ids[targets])
+        if isinstance(targets, str | bytes) or not (
+            hasattr(targets, "__index__") or isinstance(targets, Iterable)
+        ):
+            raise TypeError(f"targets: expected an engine id, a list of ids or a slice, got {targets!r:.60}")
+        if hasattr(targets, "__index__"):
+            return self._choose_one(targets, ids)
+        chosen = [self._choose_one(target, ids) for target in targets]
+        if len(set(chosen)) != len(chosen):
+            raise ValueError(f"targets: an engine is named twice in {chosen}")
+        if not chosen:
+            raise ValueError("targets: an empty list of engines")
+        return chosen
+
+    def _choose_one(self, target: Any, ids: tuple[int, ...]) -> int:
+        if not hasattr(target, "__index__") or isinstance(target, bool):
+            raise TypeError(f"an engine id is an int, not {target!r:.60}")
+        id = target.__index__()
+        if id < 0 and -id <= len(ids):
+            id = ids[id]
+        if id not in self._binding.core().engines:
+            raise IndexError(f"there is no engine {target}; there are {list(ids)}")
+        return int(id)
+
+    def wait_for_engines(self, n: int | None = None, timeout: float | None = None, **_: Any) -> None:
+        """Block until there are at least `n` engines.
+
+        Args:
+            n: how many; None: as many as the client's Cluster was made with, or one.
+            timeout: seconds; None: for ever.
+
+        Raises:
+            TimeoutError: they are not there in time.
+            ControllerLost: the controller is gone.
+        """
+        wanted = self._wanted(n)
+        self._block_on(
+            lambda core: self._engines_within(core, wanted, timeout),
+            "wait_for_engines()",
+            "`await rc.wait_for_engines_async(n)`",
+        )
+
+    async def wait_for_engines_async(self, n: int | None = None, timeout: float | None = None) -> None:
+        """`wait_for_engines` for event loops. May be cancelled."""
+        core = self._binding.core()
+        waiting = self._engines_within(core, self._wanted(n), timeout)
+        if core.loop is asyncio.get_running_loop():
+            await waiting
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, core.loop))
+
+    def _wanted(self, n: int | None) -> int:
+        if n is None:
+            n = getattr(self.cluster, "n", None) or 1
+        return n
+
+    async def _engines_within(self, core: Core, n: int, timeout: float | None) -> None:
+        try:
+            await core.wait_for_engines(n, timeout)
+        except builtins.TimeoutError:
+            raise TimeoutError(f"{len(core.engines)} of {n} engines were there after {timeout:g} s") from None
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    @property
+    def outstanding(self) -> set[str]:
+        """Ids of the calls that have not ended."""
+        return {id for result in self._binding.core().outstanding() for id in result.msg_ids}
+
+    @property
+    def history(self) -> list[str]:
+        """Ids of the last calls made through this client, oldest first."""
+        uuid = self.client_uuid
+        return [msg_id(uuid, seq, id) for slots in list(self._history) for seq, id in slots]
+
+    def _submit(
+        self,
+        requests: Sequence[Request],
+        name: str,
+        label: str | None,
+        *,
+        single: bool,
+        join: Callable[[list[Any]], Any] | None = None,
+    ) -> AsyncResult[Any]:
+        def make(slots: tuple[tuple[int, int], ...]) -> AsyncResult[Any]:
+            self._history.append(slots)
+            return AsyncResult(self, slots, join=join, name=name, single=single, label=label)
+
+        return self._binding.core().submit(requests, name, make)
+
+    def _submit_map(
+        self, requests: Sequence[Request], sizes: Sequence[int], name: str, label: str | None
+    ) -> AsyncMapResult[Any]:
+        def make(slots: tuple[tuple[int, int], ...]) -> AsyncMapResult[Any]:
+            self._history.append(slots)
+            return AsyncMapResult(self, slots, sizes, name=name, label=label)
+
+        return self._binding.core().submit(requests, name, make)
+
+    @property
+    def client_uuid(self) -> str:
+        """This client's uuid, in hex."""
+        return self._binding.core().uuid.hex()
+
+    def check_may_block(self, what: str, instead: str) -> None:
+        """Return if this thread may wait for results of this client; raise what says why not."""
+        self._binding.check_may_block(what, instead)
+
+    def check_running(self) -> None:
+        """Return if this client's event loop runs, so that awaiting its results can end."""
+        self._binding.check_running()
+
+    def cancel_calls(self, calls: Sequence[tuple[int, int]]) -> None:
+        """Ask for the end of calls, (seq, engine id) each, without waiting."""
+        if not self._binding.closed:
+            self._binding.core().cancel(calls)
+
+    def wait(self, jobs: Any = None, timeout: float | None = None) -> bool:
+        """Block until calls have ended.
+
+        Args:
+            jobs: an `AsyncResult`, any Future, or several in a list; None: all outstanding calls.
+            timeout: seconds; None or negative: for ever.
+
+        Returns:
+            Whether all have ended.
+        """
+        futures = self._futures(jobs)
+        self.check_may_block("wait()", "`await asyncio.wait([...])`")
+        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
+        for future in futures:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            concurrent.futures.wait([future], left)
+        return all([future.done() for future in futures])
+
+    def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
+        if jobs is None:
+            return list(self._binding.core().outstanding())
+        if isinstance(jobs, concurrent.futures.Future):
+            return [jobs]
+        found = list(jobs)
+        for job in found:
+            if not isinstance(job, concurrent.futures.Future):
+                raise TypeError(f"jobs: expected AsyncResults or Futures, got {job!r:.60}")
+        return found
+
+    def abort(self, jobs: Any = None, targets: Targets | None = None) -> None:
+        """Cancel calls: those of `jobs`, or all outstanding ones (of `targets`)."""
+        ids = None
+        if targets is not None:
+            chosen = self._choose(targets)
+            ids = {chosen} if isinstance(chosen, int) else set(chosen)
+        for future in self._futures(jobs):
+            if ids is None or not isinstance(future, AsyncResult) or ids.intersection(future.targets):
+                future.cancel()
+
+    # --- the controller -------------------------------------------------------------------------------
+
+    def _ask(self, what: str, **params: Any) -> Any:
+        self.check_may_block(f"{what}()", f"`await rc.query({what!r})`")
+        return self._binding.core().query(what, params).result()
+
+    async def query(self, what: str, **params: Any) -> Any:
+        """Ask the controller, without blocking: ``status``, ``queue_status``.
+
+        Raises:
+            ValueError: the question is unknown or wrong; the text says how.
+            ControllerLost: the controller is gone.
+        """
+        return await asyncio.wrap_future(self._binding.core().query(what, params))
+
+    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[Any, Any]:
+        """How many calls wait for each engine (``queue``) and have been given to it (``tasks``)."""
+        ids = None
+        if targets is not None and targets != "all":
+            chosen = self._choose(targets)
+            ids = [chosen] if isinstance(chosen, int) else chosen
+        answer = self._ask("queue_status", targets=ids, verbose=verbose)
+        return {int(key) if key.isdigit() else key: value for key, value in answer.items()}
+
+    def shutdown(
+        self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
+    ) -> None:
+        """End engines, or with `hub` the whole cluster.
+
+        Args:
+            targets: which engines.
+            restart: not offered here: restart engines through their Cluster.
+            hub: end the controller too, and everything with it.
+            block: accepted for programs that pass it.
+        """
+        if restart:
+            raise ValueError("restart: use `cluster.restart_engines()` of the Cluster that started them")
+        if hub:
+            self._ask("shutdown", reason="it was shut down by a client")
+            return
+        ids = None
+        if targets is not None and targets != "all":
+            chosen = self._choose(targets)
+            ids = [chosen] if isinstance(chosen, int) else chosen
+        self._ask("stop", targets=ids)
+
+    def _block_on(self, make: Callable[[Core], Coroutine[Any, Any, T]], what: str, instead: str) -> T:
+        return self._binding.run(make, what, instead)
+
+
+_UNSUPPORTED: Final = {
+    "sshserver": "forward the port with `ssh -L`, or start the controller with --ip and copy its client.json",
+    "sshkey": "forward the port with `ssh -L`, or start the controller with --ip and copy its client.json",
+    "password": "forward the port with `ssh -L`, or start the controller with --ip and copy its client.json",
+    "paramiko": "forward the port with `ssh -L`, or start the controller with --ip and copy its client.json",
+    "context": "a client has a ZeroMQ context of its own",
+    "url_file": "give the path as the first argument",
+}
+
+
+def _find(
+    given: str | os.PathLike[str] | Mapping[str, Any] | ConnectionInfo | None,
+    profile: str | None,
+    cluster_id: str | None,
+    timeout: float,
+    contents: dict[str, Any],
+) -> ConnectionInfo:
+    """The connection info that a client was made with, of a controller that listens."""
+    for name, remedy in _UNSUPPORTED.items():
+        if name in contents:
+            raise TypeError(f"Client has no argument {name!r}: {remedy}")
+    if contents:
+        if given is not None or "ipc" not in contents and "tcp" not in contents:
+            raise TypeError(f"Client has no argument {next(iter(contents))!r}")
+        given = {**contents, "profile": profile, "cluster_id": cluster_id}
+    if isinstance(given, str | os.PathLike):
+        return connection.find(path=given)
+    if given is None:
+        return connection.find(profile=profile, cluster_id=cluster_id, timeout=timeout)
+    info = given if isinstance(given, ConnectionInfo) else ConnectionInfo.from_dict(given)
+    if connection.choose_address(info) is None:
+        raise ControllerUnreachable(f"nobody listens at {info.where}: its controller has ended")
+    return info

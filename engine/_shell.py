@@ -1,0 +1,199 @@
+"""The engine's shell: the loop, the session and the signals around state machine and runner.
+
+Calls start in arrival order. Before each start, what has arrived in the meantime is read, so that an abort
+is not stuck behind the calls that it was to prevent; after a few milliseconds of calls in a row the loop
+gets its turn, so that coroutines and timers are not starved by a flood of plain calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from directview import connection, operations
+from directview.engine import _output
+from directview.engine._interrupt import Interrupts
+from directview.engine._namespace import Namespace
+from directview.engine._outbox import Outbox
+from directview.engine._runner import Runner
+from directview.engine._state import EngineState
+from directview.engine._steps import Steps
+from directview.engine.options import EngineOptions
+from directview.wire.curve import CurveKeys
+from directview.wire.host import proof
+from directview.wire.link import Heartbeat
+from directview.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, Message, Stop, Welcome
+from directview.wire.session import Session
+
+__all__ = ["EngineShell"]
+
+_SLICE: Final = 0.002
+"""Seconds of plain calls in a row before the loop gets its turn."""
+_SEND_PATIENCE: Final = 0.5
+"""Seconds for which the next call waits while large results are being taken by their clients."""
+_FAREWELL: Final = 0.5
+
+
+class EngineShell:
+    """One engine process.
+
+    Args:
+        options: what it was told at its start.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._state = EngineState()
+        self._state.uuid = options.uuid_bytes
+        self._namespace = Namespace()
+        self._steps = Steps(self._namespace)
+        self._interrupts = Interrupts(self._steps, options.interrupt_fd)
+        self._outbox = Outbox(self._state, self._interrupts.shield)
+        self._incarnation = 0
+        self._working = False
+        self._held_since: float | None = None
+        self._reason = ""
+
+    async def run(self) -> str:
+        """Register, and run calls until told to end.
+
+        Returns:
+            Why it ended.
+
+        Raises:
+            ControllerUnreachable, ConnectionRejected: it could not register.
+        """
+        self._loop = loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._runner = Runner(self._state, self._namespace, self._steps, self._outbox, self._turn)
+        self._prepare(loop)
+        info = connection.load(self._options.connection)
+        keys = None
+        if info.server_public and info.public and info.secret:
+            keys = CurveKeys(info.server_public, info.public, info.secret)
+        self._session = Session(
+            choose=lambda: connection.choose_address(info),
+            where=info.where,
+            keys=keys,
+            hello=lambda again: self._hello(info.cluster_id, again),
+            on_welcome=self._welcomed,
+            on_message=self._arrived,
+            on_turn=self._turn,
+            on_lost=self._lost,
+            on_gone=self._end,
+            heartbeat=Heartbeat(self._options.heartbeat_interval, self._options.heartbeat_timeout),
+            reconnect_timeout=float("inf"),
+        )
+        self._outbox.attach(self._session)
+        try:
+            await self._session.open(self._options.connect_timeout)
+            await self._ended.wait()
+            self._session.send(Goodbye(self._reason))
+        finally:
+            self._outbox.close()
+            self._session.close(_FAREWELL)
+        return self._reason
+
+    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the process an engine: namespace, output, signals."""
+        self._namespace.install()
+        self._steps.install_task_factory(loop)
+        self._interrupts.install()
+        _output.capture(self._steps.owner, self._outbox.printed)
+        os.register_at_fork(after_in_child=self._outbox.forked)
+        loop.add_signal_handler(signal.SIGTERM, self._end, "it received SIGTERM")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _hello(self, cluster: str, again: bool) -> Hello:
+        options = self._options
+        return Hello(
+            PROTOCOL_VERSION,
+            "engine",
+            options.uuid_bytes,
+            cluster,
+            self._incarnation,
+            self._state.id if again else options.wanted_id,
+            options.supervisor_bytes,
+            again,
+            os.getpid(),
+            socket.gethostname(),
+            platform.python_version(),
+            proof(),
+        )
+
+    # --- the session --------------------------------------------------------------------------------
+
+    def _welcomed(self, message: Welcome) -> None:
+        again = self._state.id >= 0
+        self._incarnation = message.incarnation
+        self._state.id = message.id
+        operations.bind(
+            self._namespace.names, engine_id=message.id, engine_uuid=self._options.uuid_bytes.hex()
+        )
+        if again:
+            for resume in self._state.resume():
+                self._session.send(resume)
+
+    def _arrived(self, message: Message, frames: Sequence[Any]) -> None:
+        if isinstance(message, Stop):
+            self._end(message.reason)
+            return
+        with self._outbox.lock:
+            self._state.receive(message, frames)
+
+    def _lost(self, reason: str) -> None:
+        with self._outbox.lock:
+            self._state.link_lost()
+
+    def _end(self, reason: str) -> None:
+        self._reason = self._reason or reason
+        self._ended.set()
+
+    # --- work ---------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Messages have come, or a call has ended: run what may run, send what there is to say."""
+        if not self._working:
+            self._working = True
+            try:
+                self._work()
+            finally:
+                self._working = False
+
+    def _work(self) -> None:
+        until = time.perf_counter() + _SLICE
+        state = self._state
+        while not self._ended.is_set():
+            link = self._session.link
+            if link is not None:
+                link.poll()
+            while state.to_cancel:
+                self._runner.cancel(state.to_cancel.pop())
+            if self._must_wait_for_takers():
+                break
+            with self._outbox.lock:
+                call = state.next_call()
+            if call is None:
+                break
+            # A coroutine takes its first step before the next call starts: the loop has to turn.
+            if self._runner.start(call) or time.perf_counter() > until:
+                self._loop.call_soon(self._turn)
+                break
+        self._outbox.flush()
+
+    def _must_wait_for_takers(self) -> bool:
+        """A function blocks the loop, and with it the chunks of results before it: let those out first."""
+        if not self._state.sending or self._state.idle:
+            self._held_since = None
+            return False
+        now = time.monotonic()
+        if self._held_since is None:
+            self._held_since = now
+            self._loop.call_later(_SEND_PATIENCE, self._turn)
+        return now - self._held_since < _SEND_PATIENCE
