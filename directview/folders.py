@@ -176,9 +176,16 @@ def sweep() -> None:
             lock.acquire()
         except (OSError, DirectViewError):
             continue
+        left = [socket_path(folder.name)]
+        try:
+            control = Path(json.loads((folder / "supervisor.json").read_text())["control"])
+            if control.parent == left[0].parent:
+                left.append(control)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
         remove_folder(folder)
-        for purpose in ("", "control"):
-            socket_path(folder.name, purpose).unlink(missing_ok=True)
+        for path in left:
+            path.unlink(missing_ok=True)
         lock.release()
 
 

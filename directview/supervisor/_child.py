@@ -13,14 +13,11 @@ import signal
 import sys
 import types
 from collections.abc import Iterable
-from typing import Final
 
+from directview.engine._interrupt import INTERRUPT_SIGNAL
 from directview.supervisor._processes import prepare_die_with_parent
 
-__all__ = ["INTERRUPT_SIGNAL", "become", "fork"]
-
-INTERRUPT_SIGNAL: Final = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2))
-"""What an engine is interrupted with. Not SIGINT, which users send, and terminals."""
+__all__ = ["become", "fork"]
 
 
 def fork() -> int:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from directview.engine._interrupt import INTERRUPT_SIGNAL, pack_call_id
 from directview.engine.options import EngineOptions
-from directview.supervisor._child import INTERRUPT_SIGNAL
 from directview.supervisor._pipe import Pipe, PipeClosed
 from directview.supervisor._processes import kill_session
 from directview.supervisor._state import (
@@ -55,9 +55,9 @@ class EngineHost(Protocol):
 
 
 def write_interrupt(pipe: int, client: bytes, seq: int) -> None:
-    """Write a call's id for the engine's signal handler: 16 bytes of client, 8 of seq."""
+    """Write a call's id for the engine's signal handler."""
     try:
-        os.write(pipe, client + seq.to_bytes(8, "big"))
+        os.write(pipe, pack_call_id(client, seq))
     except BlockingIOError:
         _log.warning("an engine doesn't read its interrupts")
     except OSError:

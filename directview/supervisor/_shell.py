@@ -146,11 +146,10 @@ class Supervisor:
 
     async def _serve(self) -> None:
         if self._fork_server_pid:
-            path = str(socket_path(self.options.cluster_id, f"control-{self.uuid.hex()}"))
-            self._control = ControlServer(self, path)
+            self._control = ControlServer(
+                self, str(socket_path(self.options.cluster_id, f"control-{self.uuid.hex()}"))
+            )
             await self._control.start()
-            if self.controller_pid:
-                SupervisorFile.of_this_process(path).write(Path(self.options.folder))
         if self.controller_pid:
             self._loop.add_reader(self._ready_fd, self._controller_says, bytearray())
             self._reap()
@@ -176,7 +175,7 @@ class Supervisor:
             _log.error("the fork server doesn't end: killing it")
             self._kill_child(self._fork_server_pid, signal.SIGKILL)
         if self.options.controller is not None:
-            clean_folder(self.options)
+            clean_folder(self.options, os.getpid())
         self.tell({"event": "stopped", "reason": self.machine.stopping or ""})
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -295,6 +294,9 @@ class Supervisor:
         self.feed(StopAll(error))
 
     def _controller_ready(self, said: dict[str, Any]) -> None:
+        if self.controller_pid and self._control is not None:
+            # Only now is it certain that the folder is ours and no other live controller's.
+            SupervisorFile.of_this_process(self._control.path).write(Path(self.options.folder))
         self.tell({"event": "controller", **said})
         if isinstance(self._host, ForkServerHost):
             self._host.connection = said["engine"]
@@ -445,11 +447,20 @@ def tail(path: Path) -> str:
     return "\n".join(lines[-_TAIL_LINES:])
 
 
-def clean_folder(options: SupervisorOptions) -> None:
-    """Remove what must not outlive the cluster: all of a private folder; of a profile's, all but its logs."""
+def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
+    """Remove what must not outlive the cluster: all of a private folder; of a profile's, all but its logs.
+
+    A profile's folder of which another supervisor has taken possession is left alone.
+    """
     folder = Path(options.folder)
+    file = SupervisorFile.read(folder)
+    ours = file is not None and file.pid == supervisor_pid
+    if file is not None and ours:
+        Path(file.control).unlink(missing_ok=True)
     if options.private:
         remove_folder(folder)
+    elif not ours:
+        return
     else:
         for name in ("client.json", "engine.json", "supervisor.json"):
             (folder / name).unlink(missing_ok=True)

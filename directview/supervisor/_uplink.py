@@ -116,5 +116,5 @@ class LinkUplink:
 
 def _keys(info: ConnectionInfo) -> CurveKeys | None:
     if info.server_public and info.public and info.secret:
-        return CurveKeys(server=info.server_public, public=info.public, secret=info.secret)
+        return CurveKeys(info.server_public, info.public, info.secret)
     return None

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from directview.engine._interrupt import pack_call_id
 from directview.errors import LaunchError
 from directview.supervisor.control import SupervisorFile, request
 from directview.supervisor.options import SupervisorOptions
@@ -278,7 +279,7 @@ def test_a_deaf_controller_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_arrives_with_its_call(tmp_path: Path) -> None:
-    """16 bytes of client and 8 of seq, in the right engine, which lives on."""
+    """The call's id comes with it, in the right engine, which lives on."""
     with family(tmp_path) as f:
         first, second = f.engines()
         client = bytes(range(16))
@@ -286,7 +287,7 @@ def test_an_interrupt_arrives_with_its_call(tmp_path: Path) -> None:
         log = tmp_path / f"engine-{first['uuid'][:12]}.log"
         until(lambda: "interrupted" in log.read_text(), "the interrupt")
         assert json.loads(log.read_text().splitlines()[1]) == {
-            "interrupted": [client.hex() + "0000000000000102"]
+            "interrupted": [pack_call_id(client, 258).hex()]
         }
         assert not gone(first["pid"])
         assert "interrupted" not in (tmp_path / f"engine-{second['uuid'][:12]}.log").read_text()
