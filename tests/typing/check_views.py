@@ -1,0 +1,81 @@
+"""What type checkers must see in a user's program. Checked by mypy and pyright, never run.
+
+Each ``type: ignore`` is an error that must be found: an unused one fails the check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, assert_type
+
+from directview import AsyncMapResult, AsyncResult, Client, Cluster, DirectView, EngineView, Many, One
+
+
+def add(x: int, y: float = 1.0) -> float:
+    return x + y
+
+
+async def fetch(name: str, *, retries: int = 0) -> bytes:
+    return name.encode() * retries
+
+
+def indexing(rc: Client) -> None:
+    assert_type(rc[0], DirectView[One])
+    assert_type(rc[:], DirectView[Many])
+    assert_type(rc[::2], DirectView[Many])
+    assert_type(rc[[0, 2]], DirectView[Many])
+    assert_type(rc.direct_view("all"), DirectView[Many])
+    assert_type(rc.direct_view(3), DirectView[One])
+    assert_type(rc.ids, list[int])
+    view: EngineView = rc[1]
+    assert_type(view.apply_sync(add, 1), float)
+
+
+def blocking(rc: Client) -> None:
+    assert_type(rc[0].apply_sync(add, 1, y=2.0), float)
+    assert_type(rc[:].apply_sync(add, 1), list[float])
+    assert_type(rc[0].apply_sync(fetch, "a", retries=3), bytes)
+    assert_type(rc[:].apply_sync(fetch, "a"), list[bytes])
+    assert_type(rc[:].map_sync(add, range(10)), list[float])
+    assert_type(rc[:].apply(add, 1), Any)
+
+
+async def awaiting(rc: Client) -> None:
+    assert_type(rc[0].apply_async(add, 1), AsyncResult[float])
+    assert_type(await rc[0].apply_async(add, 1), float)
+    assert_type(await rc[:].apply_async(add, 1), list[float])
+    assert_type(await rc[0].apply_async(fetch, "a"), bytes)
+    assert_type(await rc[:].apply_async(fetch, "a", retries=1), list[bytes])
+    assert_type(rc[:].map_async(add, [1, 2]), AsyncMapResult[float])
+    assert_type(await rc[:].map_async(add, [1, 2]), list[float])
+    assert_type(await rc[:].scatter_async("a", range(4)), list[None])
+    one, many = await asyncio.gather(rc[0].apply_async(add, 1), rc[:].apply_async(add, 1))
+    assert_type(one, float)
+    assert_type(many, list[float])
+
+
+async def rejected(rc: Client) -> None:
+    rc[0].apply_sync(add)  # type: ignore[call-overload]
+    rc[0].apply_sync(add, "1")  # type: ignore[call-overload]
+    rc[:].apply_sync(add, 1, z=2)  # type: ignore[arg-type, call-arg]
+    await rc[0].apply_async(fetch, b"a")  # type: ignore[call-overload]
+    rc["a"]  # type: ignore[index]
+
+
+async def clusters() -> None:
+    async with Cluster(n=4) as rc:
+        assert_type(rc, Client)
+    with Cluster(n=4) as rc:
+        assert_type(rc, Client)
+    cluster = Cluster(n=2)
+    assert_type(await cluster.start_and_connect(), Client)
+    assert_type(cluster.start_and_connect_sync(), Client)
+
+
+def callbacks(rc: Client, f: Callable[[int], str]) -> None:
+    result = rc[0].apply_async(f, 1)
+    result.add_done_callback(lambda done: print(done))
+    assert_type(result.get(), str)
+    assert_type(result.get(timeout=1.0), str)
+    assert_type(result.result(), str)
