@@ -50,6 +50,8 @@ class ControllerShell:
         self._lock = ProfileLock(self._folder, options.profile or options.cluster_id)
         self._socket = socket_path(options.cluster_id)
         self._written: list[Path] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     async def run(self) -> None:
         """Bind, write the connection files, say so, and serve until told to end.
@@ -67,7 +69,6 @@ class ControllerShell:
         options = self._options
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
         self._finished = asyncio.Event()
         known, incarnation = self._read_ids()
         lease = options.lease if options.policy == "wait" else min(options.lease, 2.0)

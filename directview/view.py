@@ -87,7 +87,7 @@ class DirectView(Generic[K]):
 
     @targets.setter
     def targets(self, targets: Targets) -> None:
-        self._targets = targets if targets == "all" else self.client._choose(targets)
+        self._targets = self._chosen(targets)
 
     @property
     def block(self) -> bool:
@@ -107,10 +107,9 @@ class DirectView(Generic[K]):
         label: str | None = None,
     ) -> DirectView[Any]:
         """A copy of this view with some flags changed; the view itself stays as it is."""
-        chosen = self._targets if targets is None or targets == "all" else self.client._choose(targets)
         return DirectView(
             self.client,
-            "all" if targets == "all" else chosen,
+            self._targets if targets is None else self._chosen(targets),
             block=self._block if block is None else block,
             track=self.track if track is None else track,
             label=self.label if label is None else label,
@@ -491,12 +490,13 @@ class DirectView(Generic[K]):
 
     # --- how it is done ---------------------------------------------------------------------------------------
 
+    def _chosen(self, targets: Targets) -> int | Sequence[int] | Literal["all"]:
+        return "all" if targets == "all" else self.client._choose(targets)
+
     def _ids(self, targets: Targets | None) -> tuple[int, ...]:
-        chosen = self._targets if targets is None else targets
+        chosen = self._targets if targets is None else self._chosen(targets)
         if chosen == "all":
             return self.client._all_ids()
-        if targets is not None:
-            chosen = self.client._choose(targets)
         return (chosen,) if isinstance(chosen, int) else tuple(chosen)  # type: ignore[arg-type]
 
     def _call(

@@ -17,8 +17,6 @@ from typing import Any, TextIO
 
 __all__ = ["CallStream", "capture"]
 
-Key = tuple[bytes, int]
-
 
 class CallStream(io.TextIOBase):
     """A text stream whose writes go to the call that is running.
@@ -34,8 +32,8 @@ class CallStream(io.TextIOBase):
         self,
         name: str,
         fallback: TextIO,
-        owner: Callable[[], Key | None],
-        printed: Callable[[Key, str, str], None],
+        owner: Callable[[], Any],
+        printed: Callable[[Any, str, str], None],
     ) -> None:
         self._name = name
         self._fallback = fallback
@@ -109,7 +107,7 @@ class _BytesStream(io.RawIOBase):
         self._stream.flush()
 
 
-def capture(owner: Callable[[], Key | None], printed: Callable[[Key, str, str], None]) -> None:
+def capture(owner: Callable[[], Any], printed: Callable[[Any, str, str], None]) -> None:
     """Put call streams in the place of this process's standard streams."""
     sys.stdout = CallStream("stdout", sys.stdout, owner, printed)
     sys.stderr = CallStream("stderr", sys.stderr, owner, printed)

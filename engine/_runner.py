@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from directview.engine._interrupt import CallCancelled
+from directview.engine._interrupt import CallCancelled, Interrupts
 from directview.engine._namespace import Namespace
 from directview.engine._outbox import Outbox
 from directview.engine._state import Call, EngineState
@@ -39,6 +39,7 @@ class Runner:
         state: the engine's state machine.
         namespace: where user code finds its names.
         steps: runs each step of user code as the call that it belongs to.
+        interrupts: told when a call has ended, so that it is not interrupted any more.
         outbox: what the call prints and returns goes there.
         on_end: called when a coroutine call has ended, outside any call.
     """
@@ -48,12 +49,14 @@ class Runner:
         state: EngineState,
         namespace: Namespace,
         steps: Steps,
+        interrupts: Interrupts,
         outbox: Outbox,
         on_end: Callable[[], None],
     ) -> None:
         self._state = state
         self._namespace = namespace
         self._steps = steps
+        self._interrupts = interrupts
         self._outbox = outbox
         self._on_end = on_end
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
@@ -77,7 +80,7 @@ class Runner:
             if inspect.isawaitable(value) and not isinstance(value, asyncio.Future):
                 self._suspend(call, _coroutine(value), overlay, started)
                 return True
-            self._end(call, OK, started, self._steps.run(call.key, overlay, self._pack_value, (call, value), {}))
+            self._end(call, OK, started, self._pack_value(call, value))
         except CallCancelled:
             self._end(call, ABORTED, started, None)
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is the call's result
@@ -97,8 +100,8 @@ class Runner:
         """Load function and arguments and call; the value, and the overlay that it was called under."""
         if call.problem is not None or call.parcel is None:
             raise SerializationError(f"the arguments of {call.name} can't be read: {call.problem}")
-        packed_function, packed_arguments = call.parcel.objects()
-        return self._steps.run_loaded(call.key, self._namespace, packed_function, packed_arguments)
+        function, arguments = call.parcel.objects()
+        return self._steps.run_loaded(call.key, self._namespace, function, arguments)
 
     def _pack_value(self, call: Call, value: Any) -> Parcel:
         return pack((self._namespace.dumps(value, part=f"the result of {call.name}"),))
@@ -111,9 +114,16 @@ class Runner:
             engine_id=self._state.id,
             engine_uuid=self._state.uuid.hex(),
             method="apply",
-            dumps=lambda part: self._namespace.dumps_whole(part),
+            dumps=self._dump_whole,
         )
         return pack((Packed(rich or b"", ()),), summary)
+
+    def _dump_whole(self, part: object) -> bytes:
+        """A part of an exception, in one piece."""
+        data, buffers = self._namespace.dumps(part, part="the exception")
+        if buffers:
+            raise ValueError("it is too large to travel with an exception")
+        return data
 
     # --- coroutines ---------------------------------------------------------------------------------
 
@@ -123,14 +133,13 @@ class Runner:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._steps.drive(call.key, overlay, coroutine), name=call.name)
         self._tasks[call] = task
-        task.add_done_callback(lambda task: self._task_done(call, task, overlay, started))
+        task.add_done_callback(lambda task: self._task_done(call, task, started))
 
-    def _task_done(self, call: Call, task: asyncio.Task[Any], overlay: Any, started: float) -> None:
+    def _task_done(self, call: Call, task: asyncio.Task[Any], started: float) -> None:
         del self._tasks[call]
         try:
             value = task.result()
-            parcel = self._steps.run(call.key, overlay, self._pack_value, (call, value), {})
-            self._end(call, OK, started, parcel)
+            self._end(call, OK, started, self._pack_value(call, value))
         except (asyncio.CancelledError, CallCancelled) as error:
             if task.cancelling() or isinstance(error, CallCancelled):
                 self._end(call, ABORTED, started, None)
@@ -143,6 +152,7 @@ class Runner:
     # --- the end ------------------------------------------------------------------------------------
 
     def _end(self, call: Call, status: int, started: float, parcel: Parcel | None) -> None:
+        self._interrupts.forget(call.key)
         self._outbox.flush_output(call.key)
         with self._outbox.lock:
             self._state.finished(call, status, started, time.time(), parcel)

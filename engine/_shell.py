@@ -8,6 +8,7 @@ gets its turn, so that coroutines and timers are not starved by a flood of plain
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import platform
 import signal
@@ -55,6 +56,8 @@ class EngineShell:
         self._steps = Steps(self._namespace)
         self._interrupts = Interrupts(self._steps, options.interrupt_fd)
         self._outbox = Outbox(self._state, self._interrupts.shield)
+        self._context = contextvars.copy_context()
+        """In which all calls run, whatever woke the loop: operations find the namespace in it."""
         self._incarnation = 0
         self._working = False
         self._held_since: float | None = None
@@ -71,7 +74,9 @@ class EngineShell:
         """
         self._loop = loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._runner = Runner(self._state, self._namespace, self._steps, self._outbox, self._turn)
+        self._runner = Runner(
+            self._state, self._namespace, self._steps, self._interrupts, self._outbox, self._turn
+        )
         self._prepare(loop)
         info = connection.load(self._options.connection)
         keys = None
@@ -133,9 +138,8 @@ class EngineShell:
         again = self._state.id >= 0
         self._incarnation = message.incarnation
         self._state.id = message.id
-        operations.bind(
-            self._namespace.names, engine_id=message.id, engine_uuid=self._options.uuid_bytes.hex()
-        )
+        uuid = self._options.uuid
+        self._context.run(operations.bind, self._namespace.names, engine_id=message.id, engine_uuid=uuid)
         if again:
             for resume in self._state.resume():
                 self._session.send(resume)
@@ -162,7 +166,7 @@ class EngineShell:
         if not self._working:
             self._working = True
             try:
-                self._work()
+                self._context.run(self._work)
             finally:
                 self._working = False
 
