@@ -38,6 +38,7 @@ the probes have shown that the peer, and so its claim to the descriptor, is stil
 class _Peer:
     fd: int
     connection: int
+    """Its number; 0 if it had ended before the first message was read."""
     admitted: bool = False
     expelled: bool = False
 
@@ -192,7 +193,7 @@ class Liveness:
         cut = []
         while self._cuts and self._cuts[0][0] <= now:
             peer = self._peers.get(heapq.heappop(self._cuts)[1])
-            if peer is not None and self.connection_on(peer.fd) == peer.connection:
+            if peer is not None and peer.connection and self.connection_on(peer.fd) == peer.connection:
                 cut.append((peer.fd, peer.connection))
         return cut
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import zmq
 import zmq.asyncio
+import zmq.backend
 from typing_extensions import Buffer
 
 from directview.wire.messages import MAX_FRAME_BYTES, MAX_FRAMES
@@ -84,8 +85,10 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._socket = socket
-        # Without types: pyzmq's overloads know no union of buffer and frame, and EVENTS is an int.
-        raw: Any = zmq.Socket.shadow(socket.underlying)
+        # The same socket without pyzmq's Python layer, which costs 0.5 µs for each part sent. Without
+        # types: pyzmq's know no union of buffer and frame, nor that EVENTS is an int.
+        raw: Any = zmq.backend.Socket(shadow=socket.underlying)
+        self._raw = raw
         self._recv = raw.recv
         self._send = raw.send
         self._get = raw.get
@@ -140,13 +143,13 @@ class Pump:
             except zmq.Again:
                 # With a mark of 0 there is always room; this says that there is no connection.
                 self.unsent += 1
-                return
             finally:
                 self._sending = False
-            if self._turns_open and threading.get_ident() == self._thread:
-                return  # the turn's own last look at EVENTS comes after this send
-            if not self._scheduled and self._get(_EVENTS) & _POLLIN:
-                self._schedule()
+                # A send, a failed one too, may have quieted the descriptor. Within a turn nothing has to
+                # be done: the turn's own last look at EVENTS comes after this.
+                in_turn = self._turns_open and threading.get_ident() == self._thread
+                if not in_turn and not self._scheduled and self._get(_EVENTS) & _POLLIN:
+                    self._schedule()
 
     def _send_parts(self, parts: Sequence[Part]) -> None:
         send = self._send
