@@ -157,6 +157,7 @@ class SharedFuture(concurrent.futures.Future[T]):
     _origin: Any = None
     _awaiters: list[_Entry] | None = None
     _followers: list[_Entry] | None = None
+    _waiters: list[Any]
     _done_callbacks: list[Any]
 
     def __init__(self, owner: CallOwner) -> None:
@@ -263,16 +264,14 @@ class SharedFuture(concurrent.futures.Future[T]):
             Exception: what the call raised. A remote TimeoutError comes as plain RemoteError when
                 `timeout` is finite, so that it can't be taken for the wait's own.
         """
-        self._await_done(timeout, "result()")
-        error = self._exception
-        if (
-            isinstance(error, RemoteError)
-            and isinstance(error, builtins.TimeoutError)
-            and _is_finite(timeout)
-        ):
-            self._looked = True
-            raise as_plain(error)
-        return self._outcome()
+        try:
+            self._await_done(timeout, "result()")
+            if _is_finite(timeout) and _is_remote_timeout(self._exception):
+                self._looked = True
+                raise as_plain(self._exception)
+            return self._outcome()
+        finally:
+            del self  # see `_outcome`
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Block until the call ends; the error that it raised, or None.
@@ -318,7 +317,10 @@ class SharedFuture(concurrent.futures.Future[T]):
                 if last:
                     self.cancel()
                 raise
-        return self._outcome()
+        try:
+            return self._outcome()
+        finally:
+            del self  # see there
 
     def _is_waited_for(self) -> bool:
         """Whether anybody waits: by await, iteration, blocking, or callback. Under the lock."""
@@ -426,6 +428,10 @@ class SharedFuture(concurrent.futures.Future[T]):
 
 def _is_finite(timeout: float | None) -> TypeGuard[float]:
     return timeout is not None and 0 <= timeout < float("inf")
+
+
+def _is_remote_timeout(error: BaseException | None) -> TypeGuard[RemoteError]:
+    return isinstance(error, RemoteError) and isinstance(error, builtins.TimeoutError)
 
 
 def _can_be_raised(error: BaseException) -> bool:

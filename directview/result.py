@@ -191,13 +191,16 @@ class AsyncResult(Described, SharedFuture[T], Generic[T]):
             self._await_done(timeout, "get()")
             found: T = self._with_exceptions()
             return found
-        if return_when == concurrent.futures.FIRST_EXCEPTION:
-            if not self._block(self._has_failed, timeout, "get()", "await the AsyncResult itself"):
-                raise TimeoutError
-            if self._errors and not self.done():
-                self._looked = True
-                raise self._error_of(sorted(self._errors))
-        return self.result(timeout)
+        try:
+            if return_when == concurrent.futures.FIRST_EXCEPTION:
+                if not self._block(self._has_failed, timeout, "get()", "await the AsyncResult itself"):
+                    raise TimeoutError
+                if self._errors and not self.done():
+                    self._looked = True
+                    raise self._error_of(sorted(self._errors))
+            return self.result(timeout)
+        finally:
+            del self  # the traceback of an error holds this frame: no cycle through it
 
     @property
     def r(self) -> T:
@@ -359,6 +362,8 @@ class AsyncResult(Described, SharedFuture[T], Generic[T]):
             if key not in METADATA_KEYS:
                 raise KeyError(f"no metadata {key!r}; there is {', '.join(METADATA_KEYS)}")
             return self._per_slot(key)
+        if self._joined_whole:
+            return self._whole(0)[key]
         if isinstance(key, slice):
             return [self._item(index) for index in range(*key.indices(len(self)))]
         index = key.__index__()
@@ -366,10 +371,13 @@ class AsyncResult(Described, SharedFuture[T], Generic[T]):
             raise IndexError(f"index {index} of a result that has {len(self)}")
         return self._item(index % len(self))
 
+    @property
+    def _joined_whole(self) -> bool:
+        """Whether the slots mean something only together."""
+        return self._join is not None
+
     def _item(self, index: int) -> Any:
-        if self._join is None:
-            return self._slot(index)
-        return self._whole(0)[index]
+        return self._slot(index)
 
     def _slot(self, index: int) -> Any:
         """The value of one slot, or its error raised; TimeoutError when it isn't in."""
@@ -387,7 +395,7 @@ class AsyncResult(Described, SharedFuture[T], Generic[T]):
 
     def _steps(self) -> Iterator[tuple[Callable[[], bool], Callable[[], Sequence[Any]]]]:
         """For an iteration: what to wait for, and then how to get the next items."""
-        if self._join is not None:
+        if self._joined_whole:
             yield self.done, partial(self._whole, 0)
             return
         for index in range(len(self._calls)):
@@ -508,9 +516,9 @@ class AsyncMapResult(AsyncResult[list[T]]):
         size = self._ends[index] - (self._ends[index - 1] if index else 0)
         return (error,) * size
 
-    def _steps(self) -> Iterator[tuple[Callable[[], bool], Callable[[], Sequence[Any]]]]:
-        for index in range(len(self._calls)):
-            yield partial(self._has_slot, index), partial(self._items, index)
+    @property
+    def _joined_whole(self) -> bool:
+        return False
 
     def _scalar_or_list(self, found: list[Any]) -> Any:
         return found
