@@ -46,8 +46,6 @@ class Work:
     spans: list[Span] = field(default_factory=list)
     window: tuple[float, float] = (0.0, 0.0)
     serial: float = 0.0
-    serial_cores: float = 1.0
-    """Cores that the serial way kept busy: more than one where BLAS runs threads."""
     agrees: bool = False
     agreement: str = "identical"
     finding: str = ""
@@ -74,10 +72,9 @@ class Work:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Time the serial way."""
-        start, start_cpu = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
         yield
         self.serial = time.perf_counter() - start
-        self.serial_cores = (time.process_time() - start_cpu) / self.serial
 
 
 def rate(step: Step) -> str:
@@ -154,8 +151,6 @@ def remarks_of(works: Sequence[Work], engines: int, cores: int) -> Iterator[str]
                 else "the engines had to share what one process had for itself"
             )
             yield f"{work.title}: the cluster was slower than one process; {why}."
-        if work.serial_cores > 1.2:
-            yield f"{work.title}: through BLAS's threads one process kept {work.serial_cores:.1f} cores busy."
 
 
 def report(console: Console, works: Sequence[Work], engines: int, cores: int) -> None:

@@ -1,10 +1,15 @@
-"""Pure: the work of the demo, as plain functions. Engines and the serial run call the very same ones."""
+"""The work of the demo, as plain functions. Engines and the serial run call the very same ones.
+
+Run as a module it computes spectral radii, one a line, in a process whose BLAS has the threads that an
+engine's has: ``python -m directview._demo_tasks COUNT SIZE``.
+"""
 
 from __future__ import annotations
 
 import ast
 import io
 import keyword
+import sys
 import tokenize
 import warnings
 from collections import Counter
@@ -13,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["SIGNAL_LENGTH", "Survey", "merge", "running_median", "spectral_radius", "survey"]
+__all__ = ["SIGNAL_LENGTH", "Survey", "merge", "print_radii", "running_median", "spectral_radius", "survey"]
 
 SIGNAL_LENGTH = 1000
 """Samples in a row of the array that is filtered."""
@@ -89,3 +94,14 @@ def spectral_radius(seed: int, size: int) -> float:
     """
     matrix = np.random.default_rng(seed).standard_normal((size, size))
     return float(np.abs(np.linalg.eigvals(matrix)).max())
+
+
+def print_radii(count: int, size: int) -> None:
+    """Say that all is loaded; then print the radius of each seed's matrix as it is found."""
+    print("ready", flush=True)
+    for seed in range(count):
+        print(repr(spectral_radius(seed, size)), flush=True)
+
+
+if __name__ == "__main__":
+    print_radii(int(sys.argv[1]), int(sys.argv[2]))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from directview._demo_report import Step, Work, counted, remarks_of, report, table_of, timeline_of
-from directview._demo_tasks import merge, running_median, spectral_radius, survey
+from directview._demo_tasks import merge, print_radii, running_median, spectral_radius, survey
 from directview._timeline import HEIGHTS, Cell, Span, busy_share, draw, share_columns, spans_of
 
 SOURCE = b"""\
@@ -72,6 +72,12 @@ def test_a_running_median_takes_spikes_out_row_by_row() -> None:
 def test_the_spectral_radius_is_that_of_the_seeds_matrix() -> None:
     assert spectral_radius(3, 50) == spectral_radius(3, 50) != spectral_radius(4, 50)
     assert 5 < spectral_radius(3, 50) < 10  # near the root of 50
+
+
+def test_a_process_alone_prints_the_radii_as_it_finds_them(capsys: pytest.CaptureFixture[str]) -> None:
+    print_radii(2, 50)
+    expected = ["ready", repr(spectral_radius(0, 50)), repr(spectral_radius(1, 50))]
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_spans_come_from_a_results_metadata() -> None:
@@ -190,8 +196,6 @@ def test_remarks_say_where_the_cluster_lost_and_why() -> None:
     assert "moving the data took 0.75 s" in moving
     (sharing,) = remarks_of([finished(serial=0.1)], 2, 2)
     assert "had to share what one process had for itself" in sharing
-    (threads,) = remarks_of([finished(serial_cores=1.9)], 2, 2)
-    assert "one process kept 1.9 cores busy" in threads
     assert counted(1, "core") == "1 core"
 
 
