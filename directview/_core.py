@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from directview import connection
 from directview._client_state import (
     Answered,
     Call,
@@ -107,7 +106,7 @@ class Core:
         if info.server_public and info.public and info.secret:
             keys = CurveKeys(info.server_public, info.public, info.secret)
         self._session = Session(
-            choose=lambda: connection.choose_address(info),
+            addresses=info.addresses,
             where=info.where,
             keys=keys,
             hello=self._hello,
@@ -368,6 +367,8 @@ class Core:
         return info.uuid.hex() if info is not None else ""
 
     def _deliver_gone(self, event: Gone) -> None:
+        if event.uuid:
+            self._note_engines()  # Whoever learns of the death from this call finds the engine gone.
         result, places = event.call.context
         error: Exception
         if self._stopped:

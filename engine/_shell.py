@@ -83,7 +83,7 @@ class EngineShell:
         if info.server_public and info.public and info.secret:
             keys = CurveKeys(info.server_public, info.public, info.secret)
         self._session = Session(
-            choose=lambda: connection.choose_address(info),
+            addresses=info.addresses,
             where=info.where,
             keys=keys,
             hello=lambda again: self._hello(info.cluster_id, again),

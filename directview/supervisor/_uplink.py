@@ -60,7 +60,7 @@ class LinkUplink:
         try:
             info = connection.load(path)
             session = self._session = Session(
-                choose=lambda: connection.choose_address(info),
+                addresses=info.addresses,
                 where=info.where,
                 keys=_keys(info),
                 hello=lambda again: self._hello(info),

@@ -149,6 +149,11 @@ class Link:
         if self._pump is not None:
             self._pump.poll()
 
+    @property
+    def rejected(self) -> bool:
+        """Whether the connection ended in its handshake: another key, or another protocol."""
+        return self._reason in _FAILURES.values()
+
     def close(self, linger: float = 0.0) -> None:
         """Close; what was sent gets `linger` more seconds to leave (without waiting here). Idempotent."""
         self._lost = True

@@ -19,18 +19,22 @@ from directview.wire.curve import CurveKeys
 from directview.wire.link import Heartbeat, Link
 from directview.wire.messages import Hello, Message, ProtocolError, Refused, Welcome, decode, encode, frames_of
 
-__all__ = ["Session"]
+__all__ = ["NobodyListens", "Session"]
 
 _RETRY_FIRST: Final = 0.02
 _RETRY_MOST: Final = 0.5
 """Seconds between attempts to reconnect: doubled from the first to the most."""
 
 
+class NobodyListens(ControllerUnreachable):
+    """There is no controller at any of the addresses."""
+
+
 class Session:
     """A peer's connection to the controller, over as many links as it takes.
 
     Args:
-        choose: finds the address of a listening controller now, or None. May block for a moment.
+        addresses: where the controller may be reached, best first.
         where: what to call the controller in errors: addresses and file.
         keys: CURVE keys, for TCP.
         hello: makes the first message of a connection; its argument says whether it is a reconnection.
@@ -46,7 +50,7 @@ class Session:
     def __init__(
         self,
         *,
-        choose: Callable[[], str | None],
+        addresses: Sequence[str],
         where: str,
         keys: CurveKeys | None,
         hello: Callable[[bool], Hello],
@@ -58,7 +62,7 @@ class Session:
         heartbeat: Heartbeat,
         reconnect_timeout: float = 60.0,
     ) -> None:
-        self._choose = choose
+        self._addresses = addresses
         self._where = where
         self._keys = keys
         self._hello = hello
@@ -89,37 +93,43 @@ class Session:
             timeout: seconds for both.
 
         Raises:
-            ControllerUnreachable: nobody listens, or nobody answers in time.
+            NobodyListens: nobody listens at any of the addresses.
+            ControllerUnreachable: nobody answers in time.
             ConnectionRejected: the controller refused; the text has its reason and remedy.
         """
         return await self._connect(timeout, again=False)
 
     async def _connect(self, timeout: float, *, again: bool) -> Welcome:
-        address = self._choose()
-        if address is None:
-            raise ControllerUnreachable(f"nobody listens at {self._where}")
-        welcomed: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
-        link = Link(on_message=self._arrived, on_lost=self._link_lost, on_turn=self._turn)
-        self._link, self._welcomed = link, welcomed
-        try:
-            async with asyncio.timeout(timeout):
-                await link.connect(
-                    address,
-                    keys=self._keys if address.startswith("tcp") else None,
-                    heartbeat=self._heartbeat,
-                    timeout=timeout,
-                )
-                link.send(encode(self._hello(again)))
-                welcome = await welcomed
-        except TimeoutError:
-            self._drop(link)
-            raise ControllerUnreachable(
-                f"the controller at {self._where} did not answer within {timeout:g} s"
-            ) from None
-        except BaseException:
-            self._drop(link)
-            raise
-        return welcome
+        """Try one address after the other: that somebody listens at one decides."""
+        for address in self._addresses:
+            link = Link(on_message=self._arrived, on_lost=self._link_lost, on_turn=self._turn)
+            try:
+                async with asyncio.timeout(timeout):
+                    try:
+                        await link.connect(
+                            address,
+                            keys=self._keys if address.startswith("tcp") else None,
+                            heartbeat=self._heartbeat,
+                            timeout=timeout,
+                        )
+                    except ConnectionError:
+                        continue
+                    return await self._shake_hands(link, again)
+            except TimeoutError:
+                self._drop(link)
+                raise ControllerUnreachable(
+                    f"the controller at {self._where} did not answer within {timeout:g} s"
+                ) from None
+            except BaseException:
+                self._drop(link)
+                raise
+        raise NobodyListens(f"nobody listens at {self._where}: the controller has ended, or can't be reached")
+
+    async def _shake_hands(self, link: Link, again: bool) -> Welcome:
+        self._link = link
+        welcomed = self._welcomed = asyncio.get_running_loop().create_future()
+        link.send(encode(self._hello(again)))
+        return await welcomed  # type: ignore[no-any-return]
 
     def _drop(self, link: Link) -> None:
         link.close()
@@ -172,9 +182,8 @@ class Session:
         link.close()
         if welcomed is not None:
             if not welcomed.done():
-                welcomed.set_exception(
-                    ControllerUnreachable(f"the connection to the controller at {self._where} failed: {reason}")
-                )
+                error = ConnectionRejected if link.rejected else ControllerUnreachable
+                welcomed.set_exception(error(f"no connection to the controller at {self._where}: {reason}"))
             return
         self._on_lost(reason)
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(reason))
@@ -188,8 +197,9 @@ class Session:
             try:
                 await self._connect(max(deadline - clock(), 0.1), again=True)
                 return
-            except ControllerUnreachable:
-                if clock() >= deadline or (self._policy == "stop" and self._choose() is None):
+            except ControllerUnreachable as error:
+                hopeless = self._policy == "stop" and isinstance(error, NobodyListens)
+                if hopeless or clock() >= deadline:
                     self._on_gone(reason)
                     return
             except ConnectionRejected as error:
