@@ -70,7 +70,7 @@ class DirectView(Generic[K]):
         label: str | None = None,
     ) -> None:
         self.client = client
-        self._targets = targets
+        self._targets: int | Sequence[int] | Literal["all"] = targets
         self._block = block
         self.track = track
         self.label = label
@@ -126,12 +126,11 @@ class DirectView(Generic[K]):
     @contextmanager
     def temp_flags(self, **flags: Any) -> Iterator[None]:
         """`set_flags` for the time of a ``with`` block. Not for concurrent tasks: see `options`."""
-        before = {"targets": self._targets, "_block": self._block, "track": self.track, "label": self.label}
+        before = {"_targets": self._targets, "_block": self._block, "track": self.track, "label": self.label}
         try:
             self.set_flags(**flags)
             yield
         finally:
-            self._targets = before.pop("targets")
             for name, value in before.items():
                 setattr(self, name, value)
 
@@ -497,7 +496,7 @@ class DirectView(Generic[K]):
         chosen = self._targets if targets is None else self._chosen(targets)
         if chosen == "all":
             return self.client._all_ids()
-        return (chosen,) if isinstance(chosen, int) else tuple(chosen)  # type: ignore[arg-type]
+        return (chosen,) if isinstance(chosen, int) else tuple(chosen)
 
     def _call(
         self,
