@@ -332,7 +332,7 @@ def _fill(loads: Loads, summary: Mapping[str, Any], rich: bytes, known: RemoteDe
         for name, part in parts[section].items():
             if name in known_here:
                 _try_to_set(missing, name, part, loads, _setter(known_here[name], error))
-    own[_PARTS] = (dict(summary), rich, loads if _is_importable(loads) else pickle.loads)
+    own[_PARTS] = (dict(summary), bytes(rich), loads if _is_importable(loads) else pickle.loads)
     attach(error, known)
     if missing:
         own["__notes__"] = [*own.get("__notes__", []), f"could not travel: {', '.join(missing)}"]
