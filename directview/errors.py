@@ -369,13 +369,13 @@ class EngineError(RemoteError):
             text = f"engine {self.engine_id} was killed by {self.signal_name}"
         else:
             text = f"engine {self.engine_id} ended with exit code {self.exit_code}"
-        if self.reason:
+        if self.reason and not self.reason.endswith((self.signal_name or "\0", f"with code {self.exit_code}")):
             text += f" ({self.reason})"
         if self.running:
             text += f" while running {self.running}"
         if not self.started:
             text += f"; {method or 'this call'} had not started"
-        elif not self.running:
+        elif not self.running or self.running != method:
             text += f"; {method or 'this call'} may have run"
         return text
 
