@@ -53,7 +53,7 @@ class CallOwner(Protocol):
 
         Args:
             what: the blocking call, for the error's text.
-            instead: what to await.
+            instead: what to use instead, as code in backquotes.
 
         Raises:
             WouldBlockLoop: this is the thread of the loop itself.
@@ -80,7 +80,7 @@ class _Waiters(list[Any]):
     owner: CallOwner
 
     def append(self, waiter: Any) -> None:
-        self.owner.check_may_block("concurrent.futures.wait", "await asyncio.wait(...)")
+        self.owner.check_may_block("concurrent.futures.wait", "`await asyncio.wait(...)`")
         super().append(waiter)
 
 
@@ -290,7 +290,7 @@ class SharedFuture(concurrent.futures.Future[T]):
         return self._exception
 
     def _await_done(self, timeout: float | None, what: str) -> None:
-        if not self._block(self.done, timeout, what, "await the AsyncResult itself"):
+        if not self._block(self.done, timeout, what, "`await` on the result"):
             raise TimeoutError
 
     # --- waiting by awaiting ---

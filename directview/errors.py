@@ -369,7 +369,9 @@ class EngineError(RemoteError):
             text = f"engine {self.engine_id} was killed by {self.signal_name}"
         else:
             text = f"engine {self.engine_id} ended with exit code {self.exit_code}"
-        if self.reason and not self.reason.endswith((self.signal_name or "\0", f"with code {self.exit_code}")):
+        if self.reason and not self.reason.endswith(
+            (self.signal_name or "\0", f"with code {self.exit_code}")
+        ):
             text += f" ({self.reason})"
         if self.running:
             text += f" while running {self.running}"

@@ -988,6 +988,52 @@ def test_msg_ids_can_be_read_back() -> None:
             parse_msg_id(text)
 
 
+# --- races ---
+
+
+async def test_no_wake_up_is_lost_between_threads() -> None:
+    """Answers arrive from one thread while other threads and tasks begin to wait for them."""
+    results = [many(20) for _ in range(100)]
+
+    def deliver() -> None:
+        for slot in range(20):
+            for ar in results:
+                ar._deliver(slot, meta(slot), slot)
+
+    async def iterate(ar: AsyncResult[Any]) -> list[Any]:
+        return [item async for item in ar]
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(deliver))
+        tasks: list[asyncio.Task[list[Any]]] = []
+        for ar in results:
+            tasks.append(group.create_task(waiting(ar)))
+            tasks.append(group.create_task(iterate(ar)))
+            tasks.append(group.create_task(asyncio.to_thread(list, ar)))
+            tasks.append(group.create_task(asyncio.to_thread(ar.get, 60)))
+    assert all(task.result() == list(range(20)) for task in tasks)
+
+
+async def test_cancellations_and_answers_that_cross_leave_everyone_with_one_outcome() -> None:
+    results = [one() for _ in range(500)]
+    delivering = asyncio.create_task(asyncio.to_thread(lambda: [ar._deliver(0, meta(), 1) for ar in results]))
+    tasks = [asyncio.create_task(waiting(ar)) for ar in results for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    async with asyncio.timeout(60):
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        await delivering
+    for index, ar in enumerate(results):
+        seen = {
+            type(outcome)
+            for outcome in outcomes[2 * index : 2 * index + 2]
+            if not isinstance(outcome, asyncio.CancelledError)
+        }
+        assert ar.done()
+        assert seen <= ({TaskAborted} if ar.cancelled() else {int})
+
+
 # --- as an object -----------------------------------------------------------------------------------
 
 

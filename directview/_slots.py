@@ -1,0 +1,203 @@
+"""How the answers of a call come in, one slot for each engine, and become one result or one error.
+
+The client's side of an `AsyncResult`: the client fills the slots, on its loop, as answers arrive; the last
+one settles the result. What users ask of it is in `directview.result`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from directview._metadata import CallMetadata, Described
+from directview._waiting import CallOwner, SharedFuture
+from directview.errors import CompositeError, TimeoutError
+
+__all__ = ["Slots"]
+
+T = TypeVar("T")
+
+_MISSING: Final[Any] = object()
+
+
+def _unknown(engine: int, now: float) -> CallMetadata:
+    """Of a call that its engine did not end."""
+    return CallMetadata(engine if engine >= 0 else None, "", None, None, now, "error")
+
+
+class Slots(Described, SharedFuture[T]):
+    """One slot for each call; its result or error when the last is in."""
+
+    _values: list[Any] | None = None
+    _errors: dict[int, Exception] | None = None
+    _sent = False
+
+    def __init__(
+        self,
+        owner: CallOwner,
+        calls: Sequence[tuple[int, int]],
+        *,
+        join: Callable[[list[Any]], T] | None = None,
+        name: str = "apply",
+        single: bool = False,
+        targets: Sequence[int] | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(owner)
+        self._calls = calls
+        self._join = join
+        self._name = name
+        self._single = single
+        self._targets = targets
+        self._label = label
+        self._created = time.time()
+        self._missing = len(calls)
+        if not calls:
+            self._finish()
+
+    # --- what the client tells, on its loop ---
+
+    def _deliver(self, index: int, metadata: CallMetadata | None, value: Any) -> None:
+        """Slot `index` was answered with `value`."""
+        if self._fill(index, metadata):
+            if not self.done():
+                assert self._values is not None
+                self._values[index] = value
+            self._filled()
+
+    def _deliver_error(self, index: int, metadata: CallMetadata | None, error: Exception) -> None:
+        """Slot `index` ended in `error`; without metadata where the engine said nothing."""
+        if self._fill(index, metadata):
+            if not self.done():
+                if self._errors is None:
+                    self._errors = {}
+                self._errors[index] = error
+            self._filled()
+
+    def _output(self, index: int, stream: str, text: str) -> None:
+        """The call of slot `index` printed `text` to `stream`, ``stdout`` or ``stderr``."""
+        if self._printed is None:
+            self._printed = {}
+        self._printed.setdefault((index, stream), []).append(text)
+        self._progressed()
+
+    def _mark_sent(self) -> None:
+        """No resend can need the arguments' buffers any more."""
+        self._sent = True
+        self._progressed()
+
+    def _fill(self, index: int, metadata: CallMetadata | None) -> bool:
+        """Take the metadata of a slot; False if it has been answered before."""
+        known = self._metadata
+        if known is None:
+            known = list[CallMetadata | None]([None]) * len(self._calls)
+            self._metadata = known
+            self._values = [_MISSING] * len(known)
+        if known[index] is not None:
+            return False
+        known[index] = metadata or _unknown(self._calls[index][1], time.time())
+        self._missing -= 1
+        return True
+
+    def _filled(self) -> None:
+        if self._missing == 0 and not self.done():
+            self._finish()
+        self._progressed()
+
+    def _finish(self) -> None:
+        """All slots are in: settle on the result or the error."""
+        if self._errors:
+            self._settle(None, self._error_of(sorted(self._errors)))
+            return
+        try:
+            value = self._joined(self._values or [])
+        except BaseException as error:  # noqa: BLE001 - users' types join in
+            self._settle(None, error)
+        else:
+            self._settle(value, None)
+
+    def _joined(self, values: list[Any]) -> T:
+        if self._join is not None:
+            return self._join(values)
+        return values[0] if self._single else values  # type: ignore[return-value]
+
+    def _error_of(self, indexes: Sequence[int]) -> Exception:
+        """What to raise when the slots `indexes` failed."""
+        assert self._errors is not None
+        if self._single:
+            return self._errors[indexes[0]]
+        return CompositeError.from_call(self._name, [self._errors[index] for index in indexes])
+
+    def _outstanding(self) -> Sequence[tuple[int, int]]:
+        if self._metadata is None:
+            return self._calls
+        return [call for call, known in zip(self._calls, self._metadata, strict=True) if known is None]
+
+    # --- what became of the slots ---
+
+    def _has_begun_to_end(self) -> bool:
+        return self.done() or self._missing < len(self._calls)
+
+    def _has_failed(self) -> bool:
+        return self.done() or bool(self._errors)
+
+    def _all_answered(self) -> bool:
+        return self._missing == 0
+
+    def _with_exceptions(self) -> Any:
+        if not self._errors and not self.cancelled():
+            return self._outcome()
+        self._looked = True
+        errors, values = self._errors or {}, self._values or [_MISSING] * len(self._calls)
+        found: list[Any] = []
+        for index, value in enumerate(values):
+            if value is _MISSING:
+                found += self._failed(index, errors.get(index, self._exception))
+            else:
+                found += self._items(index)
+        return self._scalar_or_list(found)
+
+    def _scalar_or_list(self, found: list[Any]) -> Any:
+        return found[0] if self._single else found
+
+    def _failed(self, index: int, error: object) -> Sequence[object]:
+        """What stands in the place of a slot's items when it failed."""
+        return (error,)
+
+    @property
+    def _joined_whole(self) -> bool:
+        """Whether the slots mean something only together."""
+        return self._join is not None
+
+    def _item(self, index: int) -> Any:
+        return self._slot(index)
+
+    def _slot(self, index: int) -> Any:
+        """The value of one slot, or its error raised; TimeoutError when it isn't in."""
+        if self._errors and index in self._errors:
+            self._looked = True
+            raise self._error_of([index])
+        if self._values is None or self._values[index] is _MISSING:
+            if self.done():
+                self._outcome()  # cancelled
+            raise TimeoutError
+        return self._values[index]
+
+    def _has_slot(self, index: int) -> bool:
+        return self.done() or (self._metadata is not None and self._metadata[index] is not None)
+
+    def _steps(self) -> Iterator[tuple[Callable[[], bool], Callable[[], Sequence[Any]]]]:
+        """For an iteration: what to wait for, and then how to get the next items."""
+        if self._joined_whole:
+            yield self.done, partial(self._whole, 0)
+            return
+        for index in range(len(self._calls)):
+            yield partial(self._has_slot, index), partial(self._items, index)
+
+    def _whole(self, timeout: float | None) -> Any:
+        return self.result(timeout)
+
+    def _items(self, index: int) -> Sequence[Any]:
+        return (self._slot(index),)
