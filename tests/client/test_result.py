@@ -1016,7 +1016,12 @@ async def test_no_wake_up_is_lost_between_threads() -> None:
 
 async def test_cancellations_and_answers_that_cross_leave_everyone_with_one_outcome() -> None:
     results = [one() for _ in range(500)]
-    delivering = asyncio.create_task(asyncio.to_thread(lambda: [ar._deliver(0, meta(), 1) for ar in results]))
+
+    def deliver() -> None:
+        for ar in results:
+            ar._deliver(0, meta(), 1)
+
+    delivering = asyncio.create_task(asyncio.to_thread(deliver))
     tasks = [asyncio.create_task(waiting(ar)) for ar in results for _ in range(2)]
     await asyncio.sleep(0)
     for task in tasks[::3]:
