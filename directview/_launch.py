@@ -89,12 +89,8 @@ class SupervisorProcess:
         """Its process."""
         return self._process.pid
 
-    async def event(self) -> dict[str, Any]:
-        """The next event. Cancelling is safe.
-
-        Raises:
-            LaunchError: it failed to start something, or ended; the text quotes the log.
-        """
+    async def _next(self) -> dict[str, Any] | None:
+        """The next event, whatever it says; None when there are no more."""
         loop = asyncio.get_running_loop()
         while b"\n" not in self._data:
             try:
@@ -102,10 +98,21 @@ class SupervisorProcess:
             except ConnectionError:
                 piece = b""
             if not piece:
-                raise LaunchError(_with_log("the supervisor ended", str(self.log), _tail(self.log)))
+                return None
             self._data += piece
         line, _, self._data = self._data.partition(b"\n")
         event: dict[str, Any] = json.loads(line)
+        return event
+
+    async def event(self) -> dict[str, Any]:
+        """The next event. Cancelling is safe.
+
+        Raises:
+            LaunchError: it failed to start something, or ended; the text quotes the log.
+        """
+        event = await self._next()
+        if event is None:
+            raise LaunchError(_with_log("the supervisor ended", str(self.log), _tail(self.log)))
         match event["event"]:
             case "failed":
                 raise LaunchError(_with_log(event["error"], event.get("log", ""), event.get("tail", "")))
@@ -115,6 +122,15 @@ class SupervisorProcess:
             case "stopped":
                 raise LaunchError(f"the cluster stopped: {event['reason']}")
         return event
+
+    async def stopped(self) -> str:
+        """Wait for its end and return the reason; engines may come and go meanwhile. Cancelling is safe."""
+        while True:
+            event = await self._next()
+            if event is None:
+                return "its supervisor was killed"
+            if event["event"] == "stopped":
+                return str(event["reason"])
 
     async def expect(self, kind: str) -> dict[str, Any]:
         """The next event of this kind; others are passed over. Cancelling is safe."""

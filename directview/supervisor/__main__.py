@@ -96,7 +96,8 @@ def supervise(
     if fork_server_pid == 0:
         # Not killed with its parent: it still has to kill what the engines have started.
         become("directview-forkserver", parent=None, keep=(theirs.fileno(),))
-        at_end = (lambda: clean_folder(options, parent)) if options.controller is not None else None
+        ours_to_clean = options.controller is not None or options.private
+        at_end = (lambda: clean_folder(options, parent)) if ours_to_clean else None
         server = ForkServer(theirs, run_engine, options.sys_path, at_end)
         engine = server.serve()
         if engine is None:

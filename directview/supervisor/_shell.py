@@ -115,6 +115,7 @@ class Supervisor:
         self._control: ControlServer | None = None
         self._launcher: socket.socket | None = None
         self._launcher_fd = -1
+        self._detached = False
         self._connection = options.connection
         self._timer: asyncio.TimerHandle | None = None
         self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
@@ -174,7 +175,7 @@ class Supervisor:
         except TimeoutError:
             _log.error("the fork server doesn't end: killing it")
             self._kill_child(self._fork_server_pid, signal.SIGKILL)
-        if self.options.controller is not None:
+        if self.options.controller is not None or self.options.private:
             clean_folder(self.options, os.getpid())
         self.tell({"event": "stopped", "reason": self.machine.stopping or ""})
 
@@ -262,7 +263,8 @@ class Supervisor:
             case ("launch", int(query)):
                 self._uplink.send(Answer(query, ok, value))
             case "first":
-                self.tell({"event": "engines", "ok": ok, "value": value})
+                control = self._control.path if self._control is not None else ""
+                self.tell({"event": "engines", "ok": ok, "value": value, "control": control})
             case asyncio.Future() if not ticket.done():
                 ticket.set_result((ok, value))
             case _:
@@ -393,11 +395,6 @@ class Supervisor:
         self._launcher_gone()
 
     def _launcher_gone(self) -> None:
-        self.detach()
-        self.feed(StopAll("the program that started the cluster has ended or let go of it"))
-
-    def detach(self) -> None:
-        """Live on without the launcher."""
         if self._launcher is None:
             return
         self._loop.remove_reader(self._launcher.fileno())
@@ -406,6 +403,12 @@ class Supervisor:
         if self._launcher_fd >= 0:
             self._loop.remove_reader(self._launcher_fd)
             os.close(self._launcher_fd)
+        if not self._detached:
+            self.feed(StopAll("the program that started the cluster has ended or let go of it"))
+
+    def detach(self) -> None:
+        """From now on the launcher's end is not ours. It still hears of events until then."""
+        self._detached = True
 
     def tell(self, event: dict[str, Any]) -> None:
         """Tell the launcher, if it is there and listens; it need not."""
@@ -464,4 +467,5 @@ def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
     else:
         for name in ("client.json", "engine.json", "supervisor.json"):
             (folder / name).unlink(missing_ok=True)
-    socket_path(options.cluster_id).unlink(missing_ok=True)
+    if options.controller is not None:
+        socket_path(options.cluster_id).unlink(missing_ok=True)
