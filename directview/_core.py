@@ -41,6 +41,7 @@ from directview.errors import (
     SerializationError,
     TaskAborted,
 )
+from directview.reply import ExecuteReply
 from directview.result import AsyncResult
 from directview.wire.curve import CurveKeys
 from directview.wire.exceptions import rebuild
@@ -66,6 +67,7 @@ __all__ = ["Core", "Request"]
 log: Final = logging.getLogger("directview")
 
 _FAREWELL: Final = 1.0
+_STREAMS: Final = ("stdout", "stderr")
 _STATUS: Final = {OK: "ok", ABORTED: "aborted"}
 
 R = TypeVar("R", bound=AsyncResult[Any])
@@ -335,6 +337,9 @@ class Core:
             except Exception as error:  # noqa: BLE001 - whatever the value's own code raises
                 result._deliver_error(index, metadata, _unreadable(error, event))
             else:
+                if type(value) is ExecuteReply:
+                    # Output travels by itself, while the source runs; all of it is here before the reply.
+                    value.stdout, value.stderr = (result._of_slot(index, name) for name in _STREAMS)
                 result._deliver(index, metadata, value)
         elif item.status == ABORTED:
             result._deliver_error(index, metadata, TaskAborted(f"{event.call.name} was cancelled"))
