@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex, TypeVar, overload
 
 from directview import connection
 from directview._binding import Binding
@@ -161,7 +161,7 @@ class Client:
             yield self.direct_view(id)
 
     @overload
-    def __getitem__(self, key: int) -> DirectView[One]: ...
+    def __getitem__(self, key: SupportsIndex) -> DirectView[One]: ...
     @overload
     def __getitem__(self, key: slice | Sequence[int]) -> DirectView[Many]: ...
     def __getitem__(self, key: Any) -> DirectView[Any]:
@@ -257,9 +257,9 @@ class Client:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, core.loop))
 
     def _wanted(self, n: int | None) -> int:
-        if n is None:
-            n = getattr(self.cluster, "n", None) or 1
-        return n
+        if n is not None:
+            return n
+        return self.cluster.n if self.cluster is not None else 1
 
     async def _engines_within(self, core: Core, n: int, timeout: float | None) -> None:
         try:
@@ -433,7 +433,7 @@ def _find(
         if name in contents:
             raise TypeError(f"Client has no argument {name!r}: {remedy}")
     if contents:
-        if given is not None or "ipc" not in contents and "tcp" not in contents:
+        if given is not None or ("ipc" not in contents and "tcp" not in contents):
             raise TypeError(f"Client has no argument {next(iter(contents))!r}")
         given = {**contents, "profile": profile, "cluster_id": cluster_id}
     if isinstance(given, str | os.PathLike):
