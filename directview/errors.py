@@ -302,8 +302,9 @@ def as_plain(error: RemoteError) -> RemoteError:
     """
     plain = RemoteError(*details(error))
     plain.__cause__ = error.__cause__
-    for note in getattr(error, "__notes__", ()):
-        plain.add_note(note)
+    notes = object.__getattribute__(error, "__dict__").get("__notes__")
+    if notes is not None:
+        plain.__dict__["__notes__"] = notes
     return plain
 
 

@@ -335,7 +335,11 @@ def _fill(loads: Loads, summary: Mapping[str, Any], rich: bytes, known: RemoteDe
     own[_PARTS] = (dict(summary), bytes(rich), loads if _is_importable(loads) else pickle.loads)
     attach(error, known)
     if missing:
-        own["__notes__"] = [*own.get("__notes__", []), f"could not travel: {', '.join(missing)}"]
+        theirs = own.get("__notes__")  # by convention a list, but nothing makes it one
+        own["__notes__"] = [
+            *(theirs if isinstance(theirs, list) else ()),
+            f"could not travel: {', '.join(missing)}",
+        ]
     return error  # type: ignore[no-any-return]
 
 

@@ -24,7 +24,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from directview.errors import CompositeError, EngineError, RemoteError
+from directview.errors import CompositeError, EngineError, RemoteError, as_plain
 from directview.wire import exceptions
 from directview.wire.exceptions import capture, rebuild
 
@@ -348,6 +348,16 @@ def test_notes_travel_and_notes_added_here_are_pickled() -> None:
     assert "theirs" in made.traceback
 
 
+@pytest.mark.parametrize("notes", [5, "abc", [1], None])
+def test_notes_that_are_no_list_of_texts_harm_nothing(notes: object) -> None:
+    error = TimeoutError("t")
+    error.__dict__.update(__notes__=notes, lock=threading.Lock())
+    made = travel(error)
+    assert isinstance(made, TimeoutError)
+    assert made.__notes__[-1] == "could not travel: lock"
+    assert str(as_plain(made)) == "[3:f]: TimeoutError: t"
+
+
 def test_chained_errors_are_in_the_text() -> None:
     def chained() -> None:
         try:
@@ -578,9 +588,11 @@ types = st.sampled_from(
 )
 
 
-@given(
-    kind=types, args=st.lists(values, max_size=4), attributes=st.dictionaries(st.text(), values, max_size=3)
-)
+# Names of ours are ours; and by a dunder in the instance no exception can be pickled, here or anywhere.
+names = st.text().filter(lambda name: not name.startswith(("_directview", "__")))
+
+
+@given(kind=types, args=st.lists(values, max_size=4), attributes=st.dictionaries(names, values, max_size=3))
 def test_whatever_is_inside_there_is_one_remote_error_with_the_right_text(
     kind: type[Exception], args: list[Any], attributes: dict[str, Any]
 ) -> None:
@@ -600,6 +612,24 @@ def test_whatever_is_inside_there_is_one_remote_error_with_the_right_text(
     assert str(pickle.loads(pickle.dumps(made))) == str(made)
 
 
-@given(st.binary(max_size=60))
-def test_no_bytes_make_rebuild_fail(rich: bytes) -> None:
-    assert isinstance(rebuild({}, rich), RemoteError)
+sections = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from([b"ValueError", b"OSError", b"UnicodeDecodeError", b"Group", b""]) | values,
+        "args": st.lists(st.tuples(st.booleans(), values)) | values,
+        "dict": st.dictionaries(st.text(), st.tuples(st.booleans(), values)) | values,
+        "slots": st.dictionaries(st.text(), st.tuples(st.booleans(), values)) | values,
+        "fields": st.dictionaries(st.sampled_from(FIELDS), st.tuples(st.booleans(), values)) | values,
+        "members": st.none() | st.lists(st.tuples(st.dictionaries(st.text(), values), st.none())) | values,
+        "missing": st.lists(st.text()) | values,
+    }
+)
+
+
+@given(parts=sections | values, summary=st.dictionaries(st.sampled_from(["ename", "evalue", "note"]), values))
+def test_nothing_that_arrives_makes_rebuild_fail(parts: Any, summary: dict[str, Any]) -> None:
+    kinds = {b"ValueError": ValueError, b"OSError": OSError, b"UnicodeDecodeError": UnicodeDecodeError,
+             b"Group": Group}  # fmt: skip
+    made = rebuild(summary, b"the parts", lambda data: parts if data == b"the parts" else kinds[data])
+    assert isinstance(made, RemoteError)
+    assert isinstance(str(made), str)
+    assert isinstance(repr(made), str)
