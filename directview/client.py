@@ -296,11 +296,11 @@ class Client:
         return self._binding.core().submit(requests, name, make)
 
     def _submit_map(
-        self, requests: Sequence[Request], sizes: Sequence[int], name: str, label: str | None
+        self, requests: Sequence[Request], sizes: Sequence[int], name: str, label: str | None, *, single: bool
     ) -> AsyncMapResult[Any]:
         def make(slots: tuple[tuple[int, int], ...]) -> AsyncMapResult[Any]:
             self._history.append(slots)
-            return AsyncMapResult(self, slots, sizes, name=name, label=label)
+            return AsyncMapResult(self, slots, sizes, name=name, single=single, label=label)
 
         return self._binding.core().submit(requests, name, make)
 

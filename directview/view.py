@@ -353,7 +353,9 @@ class DirectView(Generic[K]):
             ((id,), self._parcel(function, (key, part, flatten), {}, "scatter"))
             for id, part in zip(ids, partition.split(seq, len(ids), dist), strict=True)
         ]
-        return self.client._submit(requests, "scatter", self.label, single=False)
+        return self.client._submit(
+            requests, "scatter", self.label, single=self._is_one(targets), join=list
+        )
 
     def scatter_sync(
         self,
@@ -440,7 +442,7 @@ class DirectView(Generic[K]):
             if len(parts[0]):
                 requests.append(((id,), self._parcel(function, parts, {}, "map")))
                 sizes.append(len(parts[0]))
-        return self.client._submit_map(requests, sizes, _name(f), self.label)
+        return self.client._submit_map(requests, sizes, _name(f), self.label, single=self._is_one(None))
 
     def map_sync(
         self, f: Callable[..., T], /, *sequences: Iterable[Any], return_exceptions: bool = False
@@ -511,8 +513,13 @@ class DirectView(Generic[K]):
         ids = self._ids(targets)
         name = _name(f) if name is None else name
         parcel = self._parcel(dump_function(f), args, kwargs, name)
-        single = join is None and isinstance(self._targets if targets is None else targets, int)
-        return self.client._submit([(ids, parcel)], name, self.label, single=single, join=join)
+        return self.client._submit(
+            [(ids, parcel)], name, self.label, single=self._is_one(targets), join=join
+        )
+
+    def _is_one(self, targets: Targets | None) -> bool:
+        """Whether one engine is meant by its bare id."""
+        return hasattr(self._targets if targets is None else targets, "__index__")
 
     def _parcel(
         self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
