@@ -62,6 +62,7 @@ _log = logging.getLogger(__name__)
 
 _TAIL_LINES = 12
 _POLL_PARENT = 1.0
+_POLL_FOLDER = 2.0
 _RECONNECT = 0.5
 """Seconds until another attempt at a controller that lives but didn't answer."""
 
@@ -408,7 +409,16 @@ class Supervisor:
 
     def detach(self) -> None:
         """From now on the launcher's end is not ours. It still hears of events until then."""
-        self._detached = True
+        if not self._detached:
+            self._detached = True
+            self._watch_folder()
+
+    def _watch_folder(self) -> None:
+        """Nobody finds, or can stop, a cluster whose folder was removed: it ends, rather than stay for ever."""
+        if not Path(self.options.folder).is_dir():
+            self.feed(StopAll(f"its folder {self.options.folder} was removed"))
+        else:
+            self._loop.call_later(_POLL_FOLDER, self._watch_folder)
 
     def tell(self, event: dict[str, Any]) -> None:
         """Tell the launcher, if it is there and listens; it need not."""

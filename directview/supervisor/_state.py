@@ -320,7 +320,7 @@ class Machine:
             self.engines[uuid] = Engine(uuid, wanted_id, ticket=ticket)
             effects.append(Spawn(uuid, wanted_id))
             count += 1
-        self._tickets[ticket] = _Ticket(count)
+        self._open_ticket(ticket, count, effects)
 
     def _restart(
         self,
@@ -338,13 +338,19 @@ class Machine:
             )
             effects.append(Reply(ticket, False, why))
             return
-        self._tickets[ticket] = _Ticket(len(engines))
+        self._open_ticket(ticket, len(engines), effects)
         for old, new, wanted_id in engines:
             engine = self.engines[old]
             self._settle(engine, False, "it was restarted", effects)
             engine.successor = (new, wanted_id)
             engine.ticket = ticket
             self._end(engine, "restarted", now, effects)
+
+    def _open_ticket(self, ticket: object, count: int, effects: list[Effect]) -> None:
+        if count:
+            self._tickets[ticket] = _Ticket(count)
+        else:
+            effects.append(Reply(ticket, True, []))
 
     def _started(self, uuid: bytes, pid: int, now: float, effects: list[Effect]) -> None:
         engine = self.engines.get(uuid)
