@@ -11,6 +11,8 @@ The two ways in, for a call that has arrived::
     value = steps.run(call, overlay, function, args, kwargs)
     if inspect.iscoroutine(value):
         task = loop.create_task(steps.drive(call, overlay, value))
+    ...
+    value = result_of(task)
 
 Tasks that the user's coroutine makes belong to the same call: `Steps.install_task_factory`.
 """
@@ -35,7 +37,16 @@ from directview.engine._interrupt import CallCancelled
 from directview.engine._namespace import PLAIN, Namespace, Overlay
 from directview.wire.objects import Packed
 
-__all__ = ["Armed", "Driven", "DrivenAsyncGenerator", "DrivenGenerator", "Steps", "run_hidden"]
+__all__ = [
+    "Armed",
+    "Driven",
+    "DrivenAsyncGenerator",
+    "DrivenGenerator",
+    "Escaped",
+    "Steps",
+    "result_of",
+    "run_hidden",
+]
 
 T = TypeVar("T")
 Y = TypeVar("Y")
@@ -52,6 +63,32 @@ class Armed:
     def __init__(self) -> None:
         self.current: object | None = None
         self.cancelled: dict[object, None] = {}
+
+
+class Escaped(Exception):
+    """A coroutine of a call raised KeyboardInterrupt or SystemExit.
+
+    A task that ends with one of these ends its event loop too, and that is the engine's. So the task ends
+    with this instead; `error` is what was raised, and `result_of` raises it.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.error = error
+
+
+def result_of(task: asyncio.Future[T]) -> T:
+    """What a finished task of a driven coroutine returned.
+
+    Raises:
+        CancelledError: it was cancelled, or interrupted; then ``task.cancelling()`` is not 0.
+        BaseException: whatever it raised, also KeyboardInterrupt and SystemExit.
+    """
+    try:
+        return task.result()
+    except Escaped as escaped:
+        error = escaped.error
+    raise error
 
 
 # --- hiding the loop ------------------------------------------------------------------------------------
@@ -140,6 +177,11 @@ class _Driver(Generic[Y, S]):
             finally:
                 armed.current = None
                 self._leave()
+        except BaseException as error:
+            contained = self._contain(error)
+            if contained is error:
+                raise
+            raise contained from error
         finally:
             armed.current = outer
 
@@ -155,6 +197,11 @@ class _Driver(Generic[Y, S]):
             finally:
                 armed.current = None
                 self._leave()
+        except BaseException as error:
+            contained = self._contain(error)
+            if contained is error:
+                raise
+            raise contained from error
         finally:
             armed.current = outer
 
@@ -172,6 +219,10 @@ class _Driver(Generic[Y, S]):
                 self._leave()
         finally:
             armed.current = outer
+
+    def _contain(self, error: BaseException) -> BaseException:
+        """What to raise instead of what the driven raised; by default just that."""
+        return error
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._driven!r}>"
@@ -200,6 +251,37 @@ class Driven(_Driver[Any, Any], Coroutine[Any, Any, Any]):
     def __getattr__(self, name: str) -> Any:
         """Names, frame and code, which asyncio and its debuggers show."""
         return getattr(self._driven, name)
+
+
+class _CallCoroutine(Driven):
+    """The coroutine of a call. Whatever it raises, the loop on which it runs goes on."""
+
+    def _contain(self, error: BaseException) -> BaseException:
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            return error  # it has returned, or an async generator has ended
+        if _was_interrupted(error, self._call):
+            task = asyncio.current_task()
+            if task is not None:
+                task.cancel()  # so that this counts as asked for: it was
+            return asyncio.CancelledError("the call was interrupted")
+        return Escaped(error) if isinstance(error, KeyboardInterrupt | SystemExit) else error
+
+
+def _was_interrupted(error: BaseException, call: object) -> bool:
+    """Whether `error` is the interrupt of `call`, or came of it: `asyncio.run`, for one, if it is hit while
+    it closes its loop, fails with a RuntimeError about that."""
+    waiting: list[BaseException | None] = [error]
+    for _ in range(100):
+        if not waiting:
+            break
+        current = waiting.pop()
+        if isinstance(current, CallCancelled) and current.args == (call,):
+            return True
+        if current is not None:
+            waiting += [current.__context__, current.__cause__]
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions[:10]
+    return False
 
 
 class DrivenGenerator(_Driver[Any, Any], Generator[Any, Any, Any]):
@@ -361,21 +443,30 @@ class Steps(Armed):
                 self._plain = place.call
                 self.current = place.call
                 if place.call in self.cancelled:
+                    del self.cancelled[place.call]
                     raise CallCancelled(place.call)
                 return function(*args, **kwargs)
             finally:
                 self.current = None
                 self._plain = plain
                 place.leave()
+        except BaseException as error:
+            if not isinstance(error, CallCancelled) and _was_interrupted(error, place.call):
+                raise CallCancelled(place.call) from error
+            raise
         finally:
             self.current = outer
 
     # --- what has more than one step --------------------------------------------------------------------
 
     def drive(self, call: object, overlay: Overlay, coroutine: Awaitable[Any]) -> Driven:
-        """A coroutine that takes each step of `coroutine` as one of `call`. Arguments as for `run`."""
+        """A coroutine that takes each step of `coroutine` as one of `call`. Arguments as for `run`.
+
+        Make it a task, and take the task's result with `result_of`. When a step is interrupted, the
+        coroutine sees `CallCancelled`, and the task ends as a cancelled one.
+        """
         place = _Place(self, call, overlay, hides=False)
-        return Driven(coroutine, place.enter, place.leave, self, call)
+        return _CallCoroutine(coroutine, place.enter, place.leave, self, call)
 
     def drive_generator(
         self, call: object, overlay: Overlay, generator: Generator[Any, Any, Any]
@@ -398,11 +489,22 @@ class Steps(Armed):
         make = loop.get_task_factory()
 
         def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
-            here = self._here
-            if here is not None and asyncio.iscoroutine(coroutine) and not isinstance(coroutine, Driven):
-                coroutine = self.drive(here.call, here.overlay, coroutine)
-            if make is not None:
-                return make(loop, coroutine, **options)
-            return asyncio.Task(coroutine, loop=loop, **options)
+            # The call's code has come here, and an interrupt now would leave half a task.
+            outer = self.current
+            self.current = None
+            try:
+                return self._make_task(make, loop, coroutine, options)
+            finally:
+                self.current = outer
 
         loop.set_task_factory(factory)
+
+    def _make_task(
+        self, make: Any, loop: asyncio.AbstractEventLoop, coroutine: Any, options: dict[str, Any]
+    ) -> Any:
+        here = self._here
+        if here is not None and asyncio.iscoroutine(coroutine) and not isinstance(coroutine, Driven):
+            coroutine = self.drive(here.call, here.overlay, coroutine)
+        if make is not None:
+            return make(loop, coroutine, **options)
+        return asyncio.Task(coroutine, loop=loop, **options)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from directview.engine._mould import make_function
 from directview.engine._namespace import PLAIN, Namespace, Overlay
 from directview.engine._overlay import Layouts
 from directview.engine._steps import Steps
@@ -489,9 +490,9 @@ def test_a_changed_builtin_is_seen(packed: Packed, engine: Engine, monkeypatch: 
     assert engine.call(packed["comprehension"], 4) == h(3)
 
 
-def is_specialized(function: FunctionType) -> bool:
-    loads = [i.opname for i in get_instructions(function, adaptive=True) if "LOAD_GLOBAL" in i.opname]
-    return all(name != "LOAD_GLOBAL" for name in loads)
+def is_specialized(function: FunctionType, *names: str) -> bool:
+    loads = {i.argval: i.opname for i in get_instructions(function, adaptive=True) if "GLOBAL" in i.opname}
+    return all(loads[name] != "LOAD_GLOBAL" for name in names)
 
 
 def test_any_number_of_overlays_leaves_global_look_ups_fast() -> None:
@@ -506,11 +507,11 @@ def test_any_number_of_overlays_leaves_global_look_ups_fast() -> None:
             if "first" not in made:
                 layouts.remake(made, {"first": number})
             assert made["first"] == number
-            FunctionType(code.replace(), {"__builtins__": made})(20)
+            make_function(namespace, made, code.replace())(20)
     fresh: dict[str, Any] = {"first": 1}
     exec(source, fresh)
     fresh["f"](200)
-    assert is_specialized(fresh["f"])
+    assert is_specialized(fresh["f"], "len", "first")
     assert len(layouts) == 1
 
 
