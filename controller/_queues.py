@@ -9,12 +9,12 @@ call by one round, not by the flood.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from directview.wire.messages import CHUNK_BYTES, CallItem
+from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, CallItem
 
-__all__ = ["WINDOW_BYTES", "WINDOW_CALLS", "EngineQueue", "Entry"]
+__all__ = ["WINDOW_BYTES", "WINDOW_CALLS", "EngineQueue", "Entry", "batches"]
 
 WINDOW_CALLS: Final = 256
 """Calls that an engine may have and not have started. Enough to keep it busy for the time of a round
@@ -22,6 +22,8 @@ trip (0.5 ms) at 100,000 calls/s and more."""
 WINDOW_BYTES: Final = 16 << 20
 _ROUND: Final = 16
 """Calls of one client in a row before the next client's turn."""
+_STARTED: Final = -1
+"""In place of its bytes: the call runs beside others and fills the window no longer."""
 
 
 class Entry(NamedTuple):
@@ -30,138 +32,203 @@ class Entry(NamedTuple):
     client: bytes
     item: CallItem
     frames: Sequence[Any]
+    cost: int
+    """Bytes that it takes in a message, the header included."""
 
 
-Key = tuple[bytes, int]
-"""(client uuid, seq)"""
+class _Line:
+    """What waits of one client, in order."""
+
+    __slots__ = ("entries", "nbytes")
+
+    def __init__(self) -> None:
+        self.entries: OrderedDict[int, Entry] = OrderedDict()
+        self.nbytes = 0
 
 
 class EngineQueue:
     """The queue and the dispatch window of one engine."""
 
-    __slots__ = ("_clients", "_window_bytes", "_window_calls", "running", "waiting", "window")
+    __slots__ = (
+        "_given", "_lines", "_most_bytes", "_most_calls", "running", "waiting", "window", "window_bytes",
+    )  # fmt: skip
 
     def __init__(self, window_calls: int = WINDOW_CALLS, window_bytes: int = WINDOW_BYTES) -> None:
-        self._clients: OrderedDict[bytes, OrderedDict[int, Entry]] = OrderedDict()
-        self._window_calls = window_calls
-        self._window_bytes = window_bytes
+        self._most_calls = window_calls
+        self._most_bytes = window_bytes
+        self._lines: OrderedDict[bytes, _Line] = OrderedDict()
+        self._given: dict[bytes, dict[int, int]] = {}
+        """Calls that the engine has, by client and seq: bytes in the window, or `_STARTED`."""
         self.waiting = 0
         """Calls that have not been dispatched."""
-        self.window: dict[Key, int] = {}
-        """Calls that the engine has and has not started as far as we know, in order: bytes of each."""
-        self.running: dict[Key, None] = {}
+        self.window = 0
+        """Calls that the engine has and has not started as far as we know."""
+        self.window_bytes = 0
+        self.running = 0
         """Coroutine calls that the engine has reported as started."""
 
     def __len__(self) -> int:
-        return self.waiting + len(self.window) + len(self.running)
+        return self.waiting + self.window + self.running
 
-    def put(self, entry: Entry) -> None:
-        """Add a call at the end of its client's line. One that waits already is replaced in place."""
-        line = self._clients.get(entry.client)
+    # --- what waits ---------------------------------------------------------------------------------
+
+    def put(self, entry: Entry) -> tuple[int, int]:
+        """Add a call at the end of its client's line; how many calls and bytes wait in that line now.
+
+        A call that waits already is replaced in place.
+        """
+        line = self._lines.get(entry.client)
         if line is None:
-            line = self._clients[entry.client] = OrderedDict()
-        if entry.item.seq not in line:
+            line = self._lines[entry.client] = _Line()
+        seq = entry.item.seq
+        known = line.entries.get(seq)
+        if known is None:
             self.waiting += 1
-        line[entry.item.seq] = entry
-
-    def length(self, client: bytes) -> int:
-        """How many calls of `client` wait."""
-        line = self._clients.get(client)
-        return len(line) if line is not None else 0
+        else:
+            line.nbytes -= known.item.nbytes
+        line.entries[seq] = entry
+        line.nbytes += entry.item.nbytes
+        return len(line.entries), line.nbytes
 
     def withdraw(self, client: bytes, seq: int) -> bool:
         """Take back a call that waits; False if it does not wait here."""
-        line = self._clients.get(client)
-        if line is None or line.pop(seq, None) is None:
+        line = self._lines.get(client)
+        entry = line.entries.pop(seq, None) if line is not None else None
+        if line is None or entry is None:
             return False
         self.waiting -= 1
-        if not line:
-            del self._clients[client]
+        line.nbytes -= entry.item.nbytes
+        if not line.entries:
+            del self._lines[client]
         return True
+
+    def withdraw_all(self, client: bytes) -> None:
+        """Take back whatever waits of this client."""
+        line = self._lines.pop(client, None)
+        if line is not None:
+            self.waiting -= len(line.entries)
+
+    def entries(self) -> Iterator[Entry]:
+        """What waits, in no particular order across clients."""
+        for line in self._lines.values():
+            yield from line.entries.values()
+
+    # --- what the engine has ------------------------------------------------------------------------
 
     def take(self) -> list[Entry]:
         """Calls to dispatch now: as many as the window has room for. They are in the window then."""
         taken: list[Entry] = []
-        room = self._window_calls - len(self.window)
-        if room <= 0 or not self.waiting:
-            return taken
-        occupied = sum(self.window.values())
-        while self._clients and room > 0:
-            client, line = next(iter(self._clients.items()))
-            for _ in range(min(_ROUND, room, len(line))):
-                entry = next(iter(line.values()))
-                if self.window and occupied + entry.item.nbytes > self._window_bytes:
+        lines = self._lines
+        while lines and self.window < self._most_calls:
+            client, line = next(iter(lines.items()))
+            given = self._given.setdefault(client, {})
+            for _ in range(min(_ROUND, self._most_calls - self.window, len(line.entries))):
+                seq, entry = line.entries.popitem(last=False)
+                nbytes = entry.item.nbytes
+                if self.window and self.window_bytes + nbytes > self._most_bytes:
+                    line.entries[seq] = entry
+                    line.entries.move_to_end(seq, last=False)
+                    if not given:
+                        del self._given[client]
                     return taken
-                line.popitem(last=False)
-                self.waiting -= 1
-                room -= 1
-                occupied += entry.item.nbytes
-                key = (client, entry.item.seq)
-                if key not in self.running:
-                    self.window[key] = entry.item.nbytes
+                line.nbytes -= nbytes
+                if seq not in given:
+                    given[seq] = nbytes
+                    self.window += 1
+                    self.window_bytes += nbytes
                 taken.append(entry)
-            if line:
-                self._clients.move_to_end(client)
+            if line.entries:
+                lines.move_to_end(client)
             else:
-                del self._clients[client]
+                del lines[client]
+        self.waiting -= len(taken)
         return taken
 
-    def dispatched(self, key: Key) -> bool:
+    def given(self) -> Iterator[tuple[bytes, int]]:
+        """(client, seq) of the calls that the engine has."""
+        for client, seqs in self._given.items():
+            for seq in seqs:
+                yield client, seq
+
+    def dispatched(self, client: bytes, seq: int) -> bool:
         """Whether the engine has been given this call and has not ended it."""
-        return key in self.window or key in self.running
+        given = self._given.get(client)
+        return given is not None and seq in given
 
-    def adopt(self, key: Key) -> None:
-        """A resumed client says that the engine has this call."""
-        if not self.dispatched(key):
-            self.window[key] = 0
+    def adopt(self, client: bytes, seq: int) -> None:
+        """The engine says that it has this call."""
+        given = self._given.setdefault(client, {})
+        if seq not in given:
+            given[seq] = 0
+            self.window += 1
 
-    def started(self, key: Key) -> None:
-        """The engine runs this coroutine call beside others: it no longer fills the window."""
-        if self.window.pop(key, None) is not None:
-            self.running[key] = None
+    def started(self, client: bytes, seqs: Iterable[int]) -> None:
+        """The engine runs these coroutine calls beside others: they fill the window no longer."""
+        given = self._given.get(client)
+        if given is None:
+            return
+        for seq in seqs:
+            nbytes = given.get(seq, _STARTED)
+            if nbytes != _STARTED:
+                given[seq] = _STARTED
+                self.window -= 1
+                self.window_bytes -= nbytes
+                self.running += 1
 
-    def ended(self, key: Key) -> bool:
-        """The call has ended; False if it was not here."""
-        if self.window.pop(key, None) is not None:
-            return True
-        return self.running.pop(key, self) is None
+    def ended(self, client: bytes, seqs: Iterable[int]) -> None:
+        """These calls have ended."""
+        given = self._given.get(client)
+        if given is None:
+            return
+        for seq in seqs:
+            nbytes = given.pop(seq, None)
+            if nbytes is None:
+                continue
+            if nbytes == _STARTED:
+                self.running -= 1
+            else:
+                self.window -= 1
+                self.window_bytes -= nbytes
+        if not given:
+            del self._given[client]
+
+    # --- leaving ------------------------------------------------------------------------------------
 
     def forget(self, client: bytes) -> None:
         """`client` is gone: drop what waits for it and what was given to the engine for it."""
-        line = self._clients.pop(client, None)
-        if line is not None:
-            self.waiting -= len(line)
-        for calls in (self.window, self.running):
-            for key in [key for key in calls if key[0] == client]:
-                del calls[key]  # type: ignore[attr-defined]
+        self.withdraw_all(client)
+        self.ended(client, tuple(self._given.get(client, ())))
 
     def drain(self) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
-        """The engine is dead: (dispatched, waiting) seqs by client, in order. The queue is empty then."""
-        dispatched: dict[bytes, list[int]] = {}
-        for client, seq in (*self.running, *self.window):
-            dispatched.setdefault(client, []).append(seq)
-        waiting = {client: list(line) for client, line in self._clients.items()}
-        self._clients.clear()
-        self.window.clear()
-        self.running.clear()
-        self.waiting = 0
-        return dispatched, waiting
+        """The engine is gone, or begins anew: (dispatched, waiting) seqs by client. It is empty then.
 
-    def entries(self) -> Iterator[Entry]:
-        """What waits, in no particular order across clients."""
-        for line in self._clients.values():
-            yield from line.values()
+        Dispatched calls are in order, those that run come first.
+        """
+        dispatched = {
+            client: sorted(given, key=lambda seq: (given[seq] != _STARTED, seq))
+            for client, given in self._given.items()
+        }
+        waiting = {client: list(line.entries) for client, line in self._lines.items()}
+        self._lines.clear()
+        self._given.clear()
+        self.waiting = self.window = self.window_bytes = self.running = 0
+        return dispatched, waiting
 
 
 def batches(entries: Sequence[Entry]) -> Iterator[tuple[bytes, list[Entry]]]:
     """Group what was taken into messages: one client each, at most about `CHUNK_BYTES`."""
     batch: list[Entry] = []
-    size = 0
+    size = frames = 0
     for entry in entries:
-        if batch and (entry.client != batch[0].client or size + entry.item.nbytes > CHUNK_BYTES):
+        if batch and (
+            entry.client != batch[0].client
+            or size + entry.cost > CHUNK_BYTES
+            or frames + entry.item.nframes > MAX_FRAMES
+        ):
             yield batch[0].client, batch
-            batch, size = [], 0
+            batch, size, frames = [], 0, 0
         batch.append(entry)
-        size += entry.item.nbytes
+        size += entry.cost
+        frames += entry.item.nframes
     if batch:
         yield batch[0].client, batch

@@ -10,11 +10,15 @@ except that an engine which is restarted on purpose takes its predecessor's plac
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from directview.controller._queues import EngineQueue
-from directview.wire.messages import EngineInfo, Hello, ResumeItem
+from directview.wire.messages import EngineInfo, Hello
 
-__all__ = ["Client", "Engine", "Registry", "Supervisor"]
+__all__ = ["Client", "Engine", "Peer", "Registry", "Supervisor"]
+
+MOST_ENGINES: Final = 1 << 20
+"""Ids above it are not taken over from an engine that wants one: they must not run out."""
 
 
 @dataclass(eq=False, slots=True)
@@ -27,20 +31,25 @@ class Engine:
     """None for an engine that is known from before the controller's restart and has not come back."""
     supervisor: bytes = b""
     route: bytes | None = None
+    resuming: bool = False
+    """It is telling what it holds."""
     queue: EngineQueue = field(default_factory=EngineQueue)
+    unasked: set[bytes] = field(default_factory=set)
+    """Routes of clients that have been told that it is there and have not asked it about their calls yet.
+    What they submitted before they knew is in that question, and is not taken from them."""
+    aborts: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    """Calls to be interrupted, and how often that was tried."""
     lost_reason: str = ""
     deadline: float | None = None
     """When it is given up, while it has no route or its process has ended."""
     ended: bool = False
     exit_code: int | None = None
     exit_reason: str = ""
-    parked: list[tuple[bytes, ResumeItem]] = field(default_factory=list)
-    """Calls that resumed clients wait for, to be asked about when the engine has resumed."""
 
     @property
     def ready(self) -> bool:
-        """Calls may be given to it."""
-        return self.route is not None and not self.ended
+        """Messages may be passed to it."""
+        return self.route is not None and not self.ended and not self.resuming
 
 
 @dataclass(eq=False, slots=True)
@@ -53,9 +62,13 @@ class Client:
     hostname: str = ""
     watermark: int = 0
     deadline: float | None = None
+    """When it is given up, while it has no route."""
     resuming: bool = False
-    refused: set[tuple[int, int]] = field(default_factory=set)
-    """(seq, engine id) whose engine is another one by now: answered as lost, not to be run again."""
+    """It is telling what it waits for; nothing is passed to it before."""
+    expired: bool = False
+    """It came back after it had been given up: what it still waited for is lost."""
+    engines: set[int] = field(default_factory=set)
+    """Engines that have, or have had, something of it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,7 +76,7 @@ class Supervisor:
     """The supervisor of one host."""
 
     uuid: bytes
-    route: bytes
+    route: bytes | None
     pid: int
     hostname: str
 
@@ -91,48 +104,66 @@ class Registry:
         id = self._ids.get(uuid)
         return None if id is None else self.engines.get(id)
 
-    def join_engine(self, hello: Hello, route: bytes) -> Engine:
-        """Register an engine, or put one that comes back on its new route."""
+    def join_engine(self, hello: Hello, route: bytes) -> tuple[Engine, bytes | None]:
+        """Register an engine, or put one that comes back on its new route.
+
+        Returns:
+            The engine, and the route that it had until now.
+        """
         engine = self.engine_of(hello.uuid)
         if engine is None:
             id = hello.wanted_id
-            if id < 0 or id in self.engines:
+            if id < 0 or id in self.engines or id >= MOST_ENGINES:
                 id = self._next_id
             self._next_id = max(self._next_id, id + 1)
             engine = self.engines[id] = Engine(id, hello.uuid, None)
             self._ids[hello.uuid] = id
-        if engine.route is not None:
-            self.routes.pop(engine.route, None)
         engine.info = EngineInfo(
             engine.id, hello.uuid, hello.pid, hello.hostname, hello.python, hello.host
         )
         engine.supervisor = hello.supervisor
-        engine.route = route
-        engine.deadline = None
-        engine.lost_reason = ""
-        self.routes[route] = engine
-        return engine
+        engine.resuming = hello.resuming
+        engine.deadline = engine.exit_code = None
+        engine.lost_reason = engine.exit_reason = ""
+        engine.ended = False
+        return engine, self._put_on(route, engine)
 
-    def join_client(self, hello: Hello, route: bytes) -> Client:
-        """Register a client, or put one that comes back on its new route."""
+    def join_client(self, hello: Hello, route: bytes) -> tuple[Client, bytes | None]:
+        """Register a client, or put one that comes back on its new route.
+
+        Returns:
+            The client, and the route that it had until now.
+        """
         client = self.clients.get(hello.uuid)
         if client is None:
-            client = self.clients[hello.uuid] = Client(hello.uuid, route)
-        elif client.route is not None:
-            self.routes.pop(client.route, None)
-        client.route = route
+            client = self.clients[hello.uuid] = Client(hello.uuid, None)
         client.deadline = None
         client.pid, client.hostname = hello.pid, hello.hostname
         client.resuming = hello.resuming
-        self.routes[route] = client
+        return client, self._put_on(route, client)
+
+    def expect_client(self, uuid: bytes) -> Client:
+        """Register a client that has not come yet: an engine has something of it."""
+        client = self.clients[uuid] = Client(uuid, None)
         return client
 
-    def join_supervisor(self, hello: Hello, route: bytes) -> Supervisor:
-        """Register a supervisor."""
-        supervisor = Supervisor(hello.uuid, route, hello.pid, hello.hostname)
+    def join_supervisor(self, hello: Hello, route: bytes) -> tuple[Supervisor, bytes | None]:
+        """Register a supervisor.
+
+        Returns:
+            The supervisor, and the route that it had until now.
+        """
+        known = self.supervisors.get(hello.uuid)
+        supervisor = Supervisor(hello.uuid, known.route if known else None, hello.pid, hello.hostname)
         self.supervisors[hello.uuid] = supervisor
-        self.routes[route] = supervisor
-        return supervisor
+        return supervisor, self._put_on(route, supervisor)
+
+    def _put_on(self, route: bytes, peer: Peer) -> bytes | None:
+        replaced, peer.route = peer.route, route
+        if replaced is not None:
+            del self.routes[replaced]
+        self.routes[route] = peer
+        return replaced
 
     def remove_engine(self, engine: Engine) -> None:
         """The engine is dead."""

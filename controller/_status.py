@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from directview.controller._registry import Engine
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from directview.controller._state import Controller
 
 __all__ = ["QueryError", "answer", "engines_of", "integer"]
+
+_MOST_LISTED: Final = 20_000
+"""Calls that one answer may list: it travels in one header."""
 
 
 class QueryError(ValueError):
@@ -82,23 +85,31 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "python": info.python if info else None,
         "connected": engine.ready,
         "supervised": bool(engine.supervisor),
-        "queue": engine.queue.waiting,
-        "tasks": len(engine.queue.window) + len(engine.queue.running),
+        **_counts(engine),
     }
+
+
+def _counts(engine: Engine) -> dict[str, int]:
+    """Calls that wait here, and calls that the engine has been given."""
+    return {"queue": engine.queue.waiting, "tasks": engine.queue.window + engine.queue.running}
 
 
 def _queue_status(controller: Controller, params: dict[str, Any]) -> dict[str, Any]:
     """As ipyparallel's: for each engine, how many calls wait and how many it has been given."""
-    verbose = bool(params.get("verbose"))
-    found: dict[str, Any] = {"unassigned": 0}
-    for engine in engines_of(controller, params):
-        given = [*engine.queue.running, *engine.queue.window]
-        found[str(engine.id)] = (
-            {
-                "queue": [f"{entry.client.hex()}_{entry.item.seq}" for entry in engine.queue.entries()],
-                "tasks": [f"{client.hex()}_{seq}" for client, seq in given],
-            }
-            if verbose
-            else {"queue": engine.queue.waiting, "tasks": len(given)}
+    engines = engines_of(controller, params)
+    if not params.get("verbose"):
+        counts = {str(engine.id): _counts(engine) for engine in engines}
+        return {"unassigned": 0, **counts}
+    total = sum([len(engine.queue) for engine in engines])
+    if total > _MOST_LISTED:
+        raise QueryError(
+            f"{total} calls are too many to list (of {_MOST_LISTED}): ask for fewer engines, or for counts"
         )
-    return found
+    lists = {
+        str(engine.id): {
+            "queue": [f"{entry.client.hex()}_{entry.item.seq}" for entry in engine.queue.entries()],
+            "tasks": [f"{client.hex()}_{seq}" for client, seq in engine.queue.given()],
+        }
+        for engine in engines
+    }
+    return {"unassigned": 0, **lists}

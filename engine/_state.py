@@ -2,19 +2,25 @@
 
 A call's life here:
 
-=========== ============================== ========================================================
-state       until                          then
-=========== ============================== ========================================================
-RECEIVING   its last chunk has come        QUEUED
-QUEUED      its turn (arrival order)       RUNNING
-RUNNING     the function returns           DONE, or SUSPENDED if it returned a coroutine
-SUSPENDED   the coroutine ends             DONE
-DONE        the client's Ack               forgotten
-=========== ============================== ========================================================
+=========== ===================================== =================================================
+state       until                                 then
+=========== ===================================== =================================================
+ARRIVING    its payload is here, and that of      QUEUED: accepted, never to be sent again
+            its client's calls before it
+QUEUED      its turn                              RUNNING
+RUNNING     the function returns                  DONE, or SUSPENDED if it returned a coroutine
+SUSPENDED   the coroutine ends                    DONE
+DONE        the client's Ack                      forgotten
+=========== ===================================== =================================================
 
 The result is kept until the *client* has acknowledged it: only then can no crash of anything in between
 lose it. A call that arrives twice runs once: ids from the client's watermark up are remembered as long
 as the call is, lower ones are answered for good.
+
+A client that comes back, or hears that this engine has, asks about all its calls (`Resume`). What is
+ARRIVING is forgotten then: the client sends it again from the start, in order. So what is here of a client
+is always the beginning of what it has sent, and its calls start in the order in which it made them,
+whatever was lost on the way.
 """
 
 from __future__ import annotations
@@ -22,12 +28,15 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
+    BALANCED,
     CHUNK_BYTES,
+    MAX_FRAMES,
     RESULT,
     UNKNOWN,
     Abort,
@@ -46,12 +55,17 @@ from directview.wire.messages import (
     Submit,
 )
 from directview.wire.parcels import Parcel, Unpacked, unpack
-from directview.wire.transfers import Outgoing, due_grant
+from directview.wire.transfers import STANDARD, Outgoing, Pace, due_grant
 
 __all__ = ["Call", "EngineState", "Stage"]
 
 _RECEIVE_AT_ONCE: Final = 2
-"""Transfers that are granted at a time: the next one to run, and the one after it on its way."""
+"""Large payloads of one client that are received ahead: the next one to run, and the one after it."""
+_BATCH: Final = 4096
+"""Calls in one message, where a message could name any number."""
+_OVERHEAD: Final = 64
+"""Bytes that a result takes in a header beside its body, at most."""
+_CHOSEN: Final = (BALANCED,)
 
 Outbound = tuple[Message, Sequence[Any]]
 
@@ -59,7 +73,7 @@ Outbound = tuple[Message, Sequence[Any]]
 class Stage(enum.Enum):
     """Where in its life a call is; the table is in the module's docstring."""
 
-    RECEIVING = enum.auto()
+    ARRIVING = enum.auto()
     QUEUED = enum.auto()
     RUNNING = enum.auto()
     SUSPENDED = enum.auto()
@@ -69,14 +83,13 @@ class Stage(enum.Enum):
 class Call:
     """One call, from its arrival to its acknowledgement."""
 
-    __slots__ = ("client", "granted", "item", "name", "outgoing", "parcel", "problem", "result", "seq", "stage")
+    __slots__ = ("client", "granted", "name", "outgoing", "parcel", "problem", "result", "seq", "stage")
 
-    def __init__(self, client: bytes, item: CallItem) -> None:
+    def __init__(self, client: bytes, seq: int, name: str) -> None:
         self.client = client
-        self.seq = item.seq
-        self.name = item.name
-        self.item = item
-        self.stage = Stage.QUEUED
+        self.seq = seq
+        self.name = name
+        self.stage = Stage.ARRIVING
         self.parcel: Unpacked | None = None
         self.problem: Exception | None = None
         """Why the payload can't be used."""
@@ -86,17 +99,30 @@ class Call:
 
     @property
     def key(self) -> tuple[bytes, int]:
-        """(client uuid, seq)"""
+        """The call's client uuid and seq."""
         return self.client, self.seq
+
+    @property
+    def complete(self) -> bool:
+        """Nothing of its payload is still to come."""
+        return self.parcel is None or not self.parcel.missing
 
 
 class _Client:
-    __slots__ = ("calls", "gone", "watermark")
+    """What is here of one client."""
+
+    __slots__ = ("calls", "large", "line", "retained", "watermark")
 
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
+        """All that is known, by seq."""
+        self.line: deque[Call] = deque()
+        """ARRIVING calls in order; the first one's payload is incomplete."""
+        self.large: dict[int, Call] = {}
+        """Calls with chunked payloads that have not started, in order: the first few are granted."""
+        self.retained: dict[int, Call] = {}
+        """DONE and not acknowledged."""
         self.watermark = 0
-        self.gone = False
 
 
 class EngineState:
@@ -105,20 +131,31 @@ class EngineState:
     The shell feeds `receive`, runs what `next_call` gives it and reports back with `suspended` and
     `finished`; at the end of each turn it sends what `flush` returns, and cancels the tasks of the calls
     that it finds in `to_cancel`.
+
+    Args:
+        pace: in which steps large payloads are received and sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace = STANDARD) -> None:
         self.id = -1
         self.uuid = b""
         self.to_cancel: list[Call] = []
         """Coroutine calls whose task is to be cancelled; emptied by the shell."""
+        self._pace = pace
+        self._connected = True
         self._clients: dict[bytes, _Client] = {}
         self._queue: deque[Call] = deque()
-        self._receiving: dict[tuple[bytes, int], Call] = {}
-        self._fresh: list[Call] = []
-        self._results: dict[Call, None] = {}
-        self._sending: dict[tuple[bytes, int], Call] = {}
         self._answers: list[Outbound] = []
+        self._results: dict[Call, None] = {}
+        """To be sent with the next flush."""
+        self._fresh: list[Call] = []
+        """To be accepted with the next flush, unless they have ended by then."""
+        self._granting: dict[bytes, _Client] = {}
+        """Clients to which a grant may be due."""
+        self._sending: dict[Call, None] = {}
+        """Results with chunks that have not been sent."""
+        self._granted: dict[Call, None] = {}
+        """Those of them that have room for more."""
 
     # --- what arrives -------------------------------------------------------------------------------
 
@@ -136,75 +173,97 @@ class EngineState:
             case Ack():
                 self._ack(message)
             case Grant(way=way) if way == RESULT:
-                call = self._sending.get((message.client, message.seq))
-                if call is not None and call.outgoing is not None:
-                    call.outgoing.grant(0, message.upto)
+                self._grant(message)
             case Abort():
                 self._abort(message)
             case Resume():
-                self._resume(message)
+                self._asked(message)
             case Forget():
                 self._forget(message.client)
             case _:
                 raise ProtocolError(f"an engine takes no {type(message).__name__}")
 
     def _submit(self, message: Submit, frames: Sequence[Any]) -> None:
-        client = self._clients.get(message.client)
+        uuid = message.client
+        client = self._clients.get(uuid)
         if client is None:
-            client = self._clients[message.client] = _Client()
-        client.gone = False
-        self._advance(message.client, client, message.watermark)
+            client = self._clients[uuid] = _Client()
+        self._advance(client, message.watermark)
         position = 0
         for item in message.calls:
             part: Sequence[Any] = ()
             if item.nframes:
                 part = frames[position : position + item.nframes]
                 position += item.nframes
-            if item.seq < client.watermark or self.id not in item.targets:
-                continue
             known = client.calls.get(item.seq)
-            if known is None:
-                call = client.calls[item.seq] = Call(message.client, item)
-                self._queue.append(call)
-                self._unpack(call, part)
-            elif known.stage is Stage.RECEIVING:
-                self._unpack(known, part)
-            else:
+            if known is not None:
                 self._again(known)
+            elif item.seq < client.watermark:
+                self._say_unknown(uuid, (item.seq,))
+            elif self.id in item.targets or item.targets == _CHOSEN:
+                self._arrived(client, Call(uuid, item.seq, item.name), item, part)
 
-    def _unpack(self, call: Call, frames: Sequence[Any]) -> None:
+    def _arrived(self, client: _Client, call: Call, item: CallItem, frames: Sequence[Any]) -> None:
+        client.calls[call.seq] = call
         try:
-            call.parcel = unpack(call.item.body, frames, nobjects=2)
-        except (ProtocolError, MemoryError) as error:
-            call.parcel, call.problem = None, error
-        if call.parcel is not None and call.parcel.missing:
-            call.stage = Stage.RECEIVING
-            call.granted = 0
-            self._receiving[call.key] = call
+            call.parcel = unpack(item.body, frames, nobjects=2)
+        except ProtocolError as error:
+            call.problem = error
+        if not call.complete:
+            client.large[call.seq] = call
+            self._granting[call.client] = client
+            client.line.append(call)
+        elif client.line:
+            client.line.append(call)
         else:
-            call.stage = Stage.QUEUED
-            self._receiving.pop(call.key, None)
-            self._fresh.append(call)
+            self._enqueue(call)
+
+    def _enqueue(self, call: Call) -> None:
+        call.stage = Stage.QUEUED
+        self._queue.append(call)
+        self._fresh.append(call)
 
     def _again(self, call: Call) -> None:
         """The client sent or asked again: repeat what it has missed."""
         if call.stage is Stage.DONE:
             self._send_result(call)
-        else:
+        elif call.stage is not Stage.ARRIVING:
             self._fresh.append(call)
 
+    def _say_unknown(self, client: bytes, seqs: Sequence[int]) -> None:
+        """No such call is here. The controller counts it no longer, the client knows what to make of it."""
+        items = [ResultItem(seq, UNKNOWN, 0.0, 0.0, 0, 0, b"") for seq in seqs]
+        self._answers.append((Result(client, self.id, tuple(items)), ()))
+
     def _chunk(self, message: Chunk, frames: Sequence[Any]) -> None:
-        call = self._receiving.get((message.client, message.seq))
-        if call is None or call.parcel is None:
+        client = self._clients.get(message.client)
+        call = client.large.get(message.seq) if client is not None else None
+        if client is None or call is None or call.parcel is None or not call.parcel.missing:
             return
         try:
             call.parcel.receive(message.offset, frames[0])
-        except ProtocolError as error:
+        except (ProtocolError, MemoryError) as error:
             call.parcel, call.problem = None, error
-        if call.parcel is None or not call.parcel.missing:
-            del self._receiving[call.key]
-            call.stage = Stage.QUEUED
-            self._fresh.append(call)
+            del client.large[call.seq]
+        self._granting[message.client] = client
+        if call.complete:
+            self._advance_line(client)
+
+    def _advance_line(self, client: _Client) -> None:
+        """Calls whose payload is here, and that of all before them, may run."""
+        line = client.line
+        while line and line[0].complete:
+            call = line.popleft()
+            if call.stage is Stage.ARRIVING:
+                self._enqueue(call)
+
+    def _forget_line(self, client: _Client) -> None:
+        """What has not arrived whole, and what came behind it, will be sent again."""
+        for call in client.line:
+            if call.stage is Stage.ARRIVING:
+                del client.calls[call.seq]
+                client.large.pop(call.seq, None)
+        client.line.clear()
 
     def _ack(self, message: Ack) -> None:
         client = self._clients.get(message.client)
@@ -214,20 +273,33 @@ class EngineState:
             if id == self.id:
                 for seq in seqs:
                     self._acknowledged(client, seq)
-        self._advance(message.client, client, message.watermark)
+        self._advance(client, message.watermark)
 
-    def _advance(self, uuid: bytes, client: _Client, watermark: int) -> None:
+    def _advance(self, client: _Client, watermark: int) -> None:
         """Everything below the client's watermark is answered and acknowledged."""
         if watermark > client.watermark:
             client.watermark = watermark
-            for seq in [seq for seq in client.calls if seq < watermark]:
-                self._acknowledged(client, seq)
+            if client.retained:
+                for seq in [seq for seq in client.retained if seq < watermark]:
+                    self._acknowledged(client, seq)
 
     def _acknowledged(self, client: _Client, seq: int) -> None:
-        call = client.calls.get(seq)
-        if call is not None and call.stage is Stage.DONE:
+        call = client.retained.pop(seq, None)
+        if call is not None:
             del client.calls[seq]
-            self._sending.pop(call.key, None)
+            self._drop_result(call)
+
+    def _drop_result(self, call: Call) -> None:
+        call.result = call.outgoing = None
+        for calls in (self._results, self._sending, self._granted):
+            calls.pop(call, None)
+
+    def _grant(self, message: Grant) -> None:
+        client = self._clients.get(message.client)
+        call = client.retained.get(message.seq) if client is not None else None
+        if call is not None and call in self._sending and call.outgoing is not None:
+            call.outgoing.grant(0, message.upto)
+            self._granted[call] = None
 
     def _abort(self, message: Abort) -> None:
         client = self._clients.get(message.client)
@@ -238,48 +310,54 @@ class EngineState:
                 call = client.calls.get(seq)
                 if call is None:
                     continue
-                if call.stage in (Stage.QUEUED, Stage.RECEIVING):
+                if call.stage in (Stage.ARRIVING, Stage.QUEUED):
                     self.finished(call, ABORTED, 0.0, 0.0, None)
-                elif call.stage is Stage.SUSPENDED:
+                elif call.stage is Stage.SUSPENDED and call not in self.to_cancel:
                     self.to_cancel.append(call)
 
-    def _resume(self, message: Resume) -> None:
+    def _asked(self, message: Resume) -> None:
+        """A client asks about all its calls, perhaps in several messages; each one is answered."""
         client = self._clients.get(message.client)
+        if client is not None:
+            self._forget_line(client)
         unknown = []
         for item in message.items:
             call = client.calls.get(item.seq) if client is not None else None
-            if call is None or call.stage is Stage.RECEIVING:
-                unknown.append(ResultItem(item.seq, UNKNOWN, 0.0, 0.0, 0, 0, b""))
+            if call is None:
+                unknown.append(item.seq)
             else:
                 self._again(call)
         if unknown:
-            self._answers.append((Result(message.client, self.id, tuple(unknown)), ()))
+            self._say_unknown(message.client, unknown)
 
     def _forget(self, uuid: bytes) -> None:
         client = self._clients.pop(uuid, None)
         if client is None:
             return
-        client.gone = True
+        self._granting.pop(uuid, None)
         for call in client.calls.values():
-            if call.stage in (Stage.QUEUED, Stage.RECEIVING):
+            if call.stage in (Stage.ARRIVING, Stage.QUEUED, Stage.DONE):
                 call.stage = Stage.DONE
-            self._receiving.pop(call.key, None)
-            self._sending.pop(call.key, None)
-        client.calls.clear()
+                call.parcel = None
+                self._drop_result(call)
 
     # --- running ------------------------------------------------------------------------------------
 
     def next_call(self) -> Call | None:
-        """The next call to run, in arrival order; None if there is none, or it is still arriving."""
+        """The next call to run, in the order in which they arrived; None if there is none."""
         while self._queue:
-            call = self._queue[0]
-            if call.stage is Stage.RECEIVING:
-                return None
-            self._queue.popleft()
+            call = self._queue.popleft()
             if call.stage is Stage.QUEUED:
                 call.stage = Stage.RUNNING
+                self._not_large(call)
                 return call
         return None
+
+    def _not_large(self, call: Call) -> None:
+        """The call has started, or has ended without: another large payload may come."""
+        client = self._clients[call.client]
+        if client.large.pop(call.seq, None) is not None:
+            self._granting[call.client] = client
 
     def suspended(self, call: Call) -> None:
         """The call returned a coroutine, which runs from now on beside others."""
@@ -290,25 +368,34 @@ class EngineState:
         self, call: Call, status: int, started: float, completed: float, parcel: Parcel | None
     ) -> None:
         """The call has ended; its result is sent with the next flush and kept until it is acknowledged."""
-        self._receiving.pop(call.key, None)
         call.stage = Stage.DONE
         call.parcel = None
+        client = self._clients.get(call.client)
+        if client is None or client.calls.get(call.seq) is not call:
+            return
+        self._not_large(call)
+        self._advance_line(client)
+        if call.seq < client.watermark:
+            del client.calls[call.seq]
+            self._say_unknown(call.client, (call.seq,))
+            return
         if parcel is None:
             item = ResultItem(call.seq, status, started, completed, 0, 0, b"")
         else:
             body, frames, _, nbytes = parcel
             item = ResultItem(call.seq, status, started, completed, nbytes, len(frames), body)
         call.result = (item, parcel)
-        client = self._clients.get(call.client)
-        if client is not None and client.calls.get(call.seq) is call:
+        client.retained[call.seq] = call
+        if self._connected:
             self._send_result(call)
 
     def _send_result(self, call: Call) -> None:
         assert call.result is not None
         parcel = call.result[1]
         if parcel is not None and parcel.chunks:
-            call.outgoing = Outgoing(parcel.chunks, (0,))
-            self._sending[call.key] = call
+            call.outgoing = Outgoing(parcel.chunks, (0,), self._pace)
+            self._sending[call] = None
+            self._granted.pop(call, None)
         self._results[call] = None
 
     @property
@@ -319,14 +406,14 @@ class EngineState:
     @property
     def sending(self) -> bool:
         """Chunks of results wait for the receivers' grants."""
-        return any([call.outgoing is not None and call.outgoing.receivers for call in self._sending.values()])
+        return bool(self._sending)
 
     # --- what goes out ------------------------------------------------------------------------------
 
     @property
     def has_news(self) -> bool:
-        """`flush` has something to send."""
-        return bool(self._results or self._fresh or self._answers or self._receiving or self._sending)
+        """`flush` may have something to send."""
+        return bool(self._results or self._fresh or self._answers or self._granting or self._granted)
 
     def flush(self) -> list[Outbound]:
         """What is to be sent now, in order."""
@@ -336,9 +423,9 @@ class EngineState:
             out.extend(self._result_messages())
         if self._fresh:
             out.extend(self._accepts())
-        if self._receiving:
+        if self._granting:
             out.extend(self._grants())
-        if self._sending:
+        if self._granted:
             out.extend(self._chunks())
         return out
 
@@ -350,19 +437,21 @@ class EngineState:
         size = 0
         client = results[0].client
         for call in results:
-            if call.result is None:
-                continue
+            assert call.result is not None
             item, parcel = call.result
-            if batch and (call.client != client or size + item.nbytes > CHUNK_BYTES):
+            if batch and (
+                call.client != client
+                or size + item.nbytes + _OVERHEAD > CHUNK_BYTES
+                or len(frames) + item.nframes > MAX_FRAMES
+            ):
                 yield Result(client, self.id, tuple(batch)), frames
                 batch, frames, size = [], [], 0
             client = call.client
             batch.append(item)
-            size += item.nbytes
+            size += item.nbytes + _OVERHEAD
             if parcel is not None and parcel.frames:
                 frames.extend(parcel.frames)
-        if batch:
-            yield Result(client, self.id, tuple(batch)), frames
+        yield Result(client, self.id, tuple(batch)), frames
 
     def _accepts(self) -> Iterator[Outbound]:
         """Calls that did not end in the turn in which they came (or started) are accepted in words."""
@@ -373,45 +462,49 @@ class EngineState:
                 started, held = news.setdefault(call.client, ({}, {}))
                 (started if call.stage is Stage.SUSPENDED else held)[call.seq] = None
         for client, (started, held) in news.items():
-            yield Accept(client, self.id, tuple(started), tuple(held)), ()
+            for first in range(0, max(len(started), len(held)), _BATCH):
+                part = slice(first, first + _BATCH)
+                yield Accept(client, self.id, tuple(started)[part], tuple(held)[part]), ()
 
     def _grants(self) -> Iterator[Outbound]:
-        for call in list(self._receiving.values())[:_RECEIVE_AT_ONCE]:
-            assert call.parcel is not None
-            upto = due_grant(call.parcel.received, call.granted, call.parcel.size)
-            if upto is not None:
-                call.granted = upto
-                yield Grant(call.client, call.seq, self.id, ARGUMENT, upto), ()
+        granting, self._granting = self._granting, {}
+        for uuid, client in granting.items():
+            for call in islice(client.large.values(), _RECEIVE_AT_ONCE):
+                assert call.parcel is not None
+                upto = due_grant(call.parcel.received, call.granted, call.parcel.size, self._pace)
+                if upto is not None:
+                    call.granted = upto
+                    yield Grant(uuid, call.seq, self.id, ARGUMENT, upto), ()
 
     def _chunks(self) -> Iterator[Outbound]:
-        for call in list(self._sending.values()):
+        granted, self._granted = self._granted, {}
+        for call in granted:
             assert call.outgoing is not None
             for _, offset, chunk in call.outgoing.ready():
                 yield Chunk(call.client, call.seq, (self.id,), RESULT, offset), (chunk,)
             if not call.outgoing.receivers:
-                del self._sending[call.key]
+                del self._sending[call]
 
     # --- losing and finding the controller --------------------------------------------------------------
 
     def link_lost(self) -> None:
-        """What was half received is dropped: its sender begins again. Results wait for their clients."""
-        for call in self._receiving.values():
-            call.stage = Stage.DONE
-            del self._clients[call.client].calls[call.seq]
-        self._receiving.clear()
-        self._fresh.clear()
-        self._results.clear()
-        self._answers.clear()
-        self._sending.clear()
+        """What has not arrived whole is dropped, its sender begins again. Results wait to be asked for."""
+        self._connected = False
+        for client in self._clients.values():
+            self._forget_line(client)
+        for said in (self._answers, self._fresh):
+            said.clear()
+        for due in (self._results, self._granting, self._sending, self._granted):
+            due.clear()
 
     def resume(self) -> list[Resume]:
         """What to tell a controller on a new connection: the calls that are held here, by client."""
-        messages = [
-            Resume(
-                uuid,
-                tuple([ResumeItem(seq, self.id, self.uuid) for seq in client.calls]),
-                False,
-            )
-            for uuid, client in self._clients.items()
-        ]
+        self._connected = True
+        messages = []
+        for uuid, client in self._clients.items():
+            held = [call for call in client.calls.values() if call.stage is not Stage.DONE]
+            self._fresh.extend([call for call in held if call.stage is Stage.SUSPENDED])
+            items = [ResumeItem(call.seq, self.id, self.uuid) for call in held]
+            parts = range(0, max(len(items), 1), _BATCH)
+            messages.extend([Resume(uuid, tuple(items[part : part + _BATCH]), False) for part in parts])
         return [*messages, Resume(b"", (), True)]

@@ -28,7 +28,11 @@ __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
 INLINE_BYTES: Final = 16 << 10
 """A stream or buffer up to this size is copied into the body. Above it a frame of its own is cheaper."""
 _INLINE_TOTAL: Final = 256 << 10
-_MAX_PARTS: Final = 1 << 20
+_MAX_PARTS: Final = 1 << 17
+"""Streams and buffers of one parcel. Their places take at most five bytes each for buffers below 4 GiB,
+so that the body still fits into a header."""
+_MAX_BODY: Final = MAX_HEADER_BYTES * 3 // 4
+"""The rest of the header is for everything else that a message says about a call."""
 _FRAME = True
 """Descriptor of a buffer that is the next frame of the message."""
 
@@ -53,8 +57,19 @@ class Parcel(NamedTuple):
     """Bytes of body and frames: what the parcel occupies on the way until it is taken."""
 
 
-def pack(objects: Sequence[Packed], options: dict[str, Any] | None = None) -> Parcel:
-    """Pack `objects`; `options` are plain data that travel with the call."""
+def pack(
+    objects: Sequence[Packed], options: dict[str, Any] | None = None, *, chunk_bytes: int = CHUNK_BYTES
+) -> Parcel:
+    """Pack `objects`.
+
+    Args:
+        objects: streams and buffers.
+        options: plain data that travel with the call.
+        chunk_bytes: parcels beyond this size travel as chunks. Other than in tests it is what it is.
+
+    Raises:
+        ValueError: too many buffers, or options too large, to be described in one message.
+    """
     if len(objects) <= 2 and not options:
         parcel = _pack_small(objects)
         if parcel is not None:
@@ -67,14 +82,15 @@ def pack(objects: Sequence[Packed], options: dict[str, Any] | None = None) -> Pa
         parts.extend(buffers)
     if len(parts) > _MAX_PARTS:
         raise ValueError(f"{len(parts)} separate buffers in one call; at most {_MAX_PARTS}")
-    whole = sum([len(part) for part in parts]) <= CHUNK_BYTES and len(parts) <= MAX_FRAMES
+    whole = sum([len(part) for part in parts]) <= chunk_bytes and len(parts) <= MAX_FRAMES
+    inline_bytes = min(INLINE_BYTES, chunk_bytes // 4)
     frames: list[Buffer] = []
     chunks: list[memoryview] = []
     descriptors: list[Any] = []
     inline = 0
     for part in parts:
         size = len(part)
-        if size <= INLINE_BYTES and (inline + size <= _INLINE_TOTAL or size == 0):
+        if size <= inline_bytes and (inline + size <= _INLINE_TOTAL or size == 0):
             inline += size
             descriptors.append(bytes(part))
         elif whole:
@@ -84,6 +100,8 @@ def pack(objects: Sequence[Packed], options: dict[str, Any] | None = None) -> Pa
             chunks.append(memoryview(part))
             descriptors.append(size)
     body = msgpack.packb((counts, descriptors, options or {}))
+    if len(body) > _MAX_BODY:
+        raise ValueError(f"the options of one call take {len(body)} bytes; at most {_MAX_BODY} travel in all")
     return Parcel(body, frames, chunks, len(body) + sum([len(frame) for frame in frames]))
 
 
@@ -105,14 +123,17 @@ class Unpacked:
 
     __slots__ = ("_counts", "_current", "_filled", "_parts", "_to_fill", "options", "received", "size")
 
-    def __init__(self, counts: Sequence[int], parts: list[Any], to_fill: list[Any], options: dict[str, Any]):
+    def __init__(
+        self, counts: Sequence[int], parts: list[Any], to_fill: list[tuple[int, int]], options: dict[str, Any]
+    ) -> None:
         self._counts = counts
         self._parts = parts
         self._to_fill = to_fill
+        """(index in `_parts`, bytes) of each buffer that comes as chunks."""
         self._current = 0
         self._filled = 0
         self.options = options
-        self.size = sum([len(buffer) for buffer in to_fill])
+        self.size = sum([size for _, size in to_fill])
         """Bytes that come as chunks."""
         self.received = 0
 
@@ -124,21 +145,29 @@ class Unpacked:
     def receive(self, offset: int, chunk: Buffer) -> bool:
         """Put one chunk in its place; False if it is not the next one (a repeated or stale chunk).
 
+        Memory for a buffer is taken when its first bytes come: an announcement alone costs nothing.
+
         Raises:
-            ProtocolError: it doesn't fit the buffer that it belongs to.
+            ProtocolError: it is more than what is missing.
+            MemoryError: there is none for the buffer that begins in this chunk.
         """
         if offset != self.received:
             return False
-        size = len(chunk)
-        buffer = self._to_fill[self._current] if self._current < len(self._to_fill) else b""
-        if size == 0 or self._filled + size > len(buffer):
-            raise ProtocolError(f"chunk of {size} bytes at {offset} exceeds its buffer of {len(buffer)}")
-        memoryview(buffer)[self._filled : self._filled + size] = chunk
-        self._filled += size
-        self.received += size
-        if self._filled == len(buffer):
-            self._current += 1
-            self._filled = 0
+        rest = memoryview(chunk).cast("B")
+        if not 0 < len(rest) <= self.missing:
+            raise ProtocolError(f"chunk of {len(rest)} bytes at {offset}; {self.missing} are missing")
+        while rest:
+            index, size = self._to_fill[self._current]
+            if self._filled == 0:
+                self._parts[index] = np.empty(size, np.uint8)
+            piece = rest[: size - self._filled]
+            memoryview(self._parts[index])[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            self.received += len(piece)
+            rest = rest[len(piece) :]
+            if self._filled == size:
+                self._current += 1
+                self._filled = 0
         return True
 
     def objects(self) -> list[Packed]:
@@ -149,7 +178,7 @@ class Unpacked:
         position = 0
         for count in self._counts:
             data, *buffers = self._parts[position : position + count]
-            taken.append(Packed(data, [memoryview(_writable(buffer)) for buffer in buffers]))
+            taken.append(Packed(bytes(data), [memoryview(_writable(buffer)) for buffer in buffers]))
             position += count
         return taken
 
@@ -168,7 +197,6 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
 
     Raises:
         ProtocolError: it is not a parcel of `nobjects` objects that owns exactly these frames.
-        MemoryError: there is no memory for the chunked buffers that it announces.
     """
     try:
         counts, descriptors, options = msgpack.unpackb(
@@ -177,7 +205,7 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
         if not (type(counts) is type(descriptors) is tuple and type(options) is dict):
             raise ProtocolError("parcel: not (counts, descriptors, options)")
         if len(counts) != nobjects or sum(counts) != len(descriptors) or len(descriptors) > _MAX_PARTS:
-            raise ProtocolError(f"parcel: expected {nobjects} objects, got counts {counts!r:.60}")
+            raise ProtocolError(f"parcel: expected {nobjects} objects, got {len(counts)}, or not their parts")
     except ProtocolError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
@@ -185,7 +213,7 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
     if any(type(count) is not int or count < 1 for count in counts):
         raise ProtocolError("parcel: an object without a stream")
     parts: list[Any] = []
-    to_fill: list[Any] = []
+    to_fill: list[tuple[int, int]] = []
     position = 0
     for descriptor in descriptors:
         if type(descriptor) is bytes:
@@ -196,11 +224,10 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
             parts.append(frames[position])
             position += 1
         elif type(descriptor) is int and 0 < descriptor < 1 << 48:
-            memory = np.empty(descriptor, np.uint8)
-            to_fill.append(memory)
-            parts.append(memory)
+            to_fill.append((len(parts), descriptor))
+            parts.append(b"")
         else:
-            raise ProtocolError(f"parcel: unknown place {descriptor!r:.60}")
+            raise ProtocolError(f"parcel: unknown place ({type(descriptor).__name__})")
     if position != len(frames):
         raise ProtocolError(f"parcel: {len(frames)} frames, {position} announced")
     return Unpacked(counts, parts, to_fill, options)

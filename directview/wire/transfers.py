@@ -10,33 +10,52 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS
 
-__all__ = ["GRANT_AHEAD", "Outgoing", "due_grant"]
+__all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "due_grant"]
 
 GRANT_AHEAD: Final = WINDOW_CHUNKS * CHUNK_BYTES
 """Bytes of one transfer that may be on their way: a window of 16 chunks kept a relay at 1.9 GB/s in
 35 MB of memory."""
-_LOW: Final = GRANT_AHEAD // 4
 
 
-def due_grant(received: int, granted: int, size: int) -> int | None:
+class Pace(NamedTuple):
+    """In which steps transfers go. Tests take small ones, to go through many with little data."""
+
+    chunk: int = CHUNK_BYTES
+    """Bytes of a chunk; only a transfer's last one is smaller."""
+    ahead: int = GRANT_AHEAD
+    """Bytes that may be granted ahead of what has been received."""
+
+    @property
+    def low(self) -> int:
+        """A new grant is due when the last one has shrunk by this many bytes."""
+        return self.ahead // 4
+
+
+STANDARD: Final = Pace()
+
+
+def due_grant(received: int, granted: int, size: int, pace: Pace = STANDARD) -> int | None:
     """The next `Grant.upto` that a receiver owes, or None while the last one is far enough ahead."""
-    if granted >= size or granted - received > GRANT_AHEAD - _LOW:
+    if granted >= size or granted - received > pace.ahead - pace.low:
         return None
-    return min(size, received + GRANT_AHEAD)
+    return min(size, received + pace.ahead)
 
 
 class Outgoing:
     """The chunks of one transfer, for one or more receivers."""
 
-    __slots__ = ("_buffers", "_ends", "_granted", "_sent", "size")
+    __slots__ = ("_buffers", "_ends", "_granted", "_pace", "_sent", "size")
 
-    def __init__(self, buffers: Sequence[memoryview], receivers: Iterable[int]) -> None:
+    def __init__(
+        self, buffers: Sequence[memoryview], receivers: Iterable[int], pace: Pace = STANDARD
+    ) -> None:
         self._buffers = list(buffers)
         self._ends = list(accumulate([len(buffer) for buffer in buffers]))
+        self._pace = pace
         self.size = self._ends[-1] if self._ends else 0
         self._sent = dict.fromkeys(receivers, 0)
         self._granted = dict.fromkeys(self._sent, 0)
@@ -52,7 +71,7 @@ class Outgoing:
             self._granted[receiver] = max(self._granted[receiver], min(upto, self.size))
 
     def restart(self, receiver: int) -> None:
-        """`receiver` has lost what it got (its connection was replaced): begin again."""
+        """`receiver` has nothing of it (any more): begin again."""
         self._sent[receiver] = self._granted[receiver] = 0
 
     def drop(self, receiver: int) -> None:
@@ -78,24 +97,31 @@ class Outgoing:
         """Receivers to serve next, together.
 
         Those at one place go together when all of them have room, so that one chunk serves them all.
-        When one is about to run dry, it and whoever else has room go ahead of the others.
+        When one of them would stand idle otherwise, those that have room go ahead of the others.
         """
         places: dict[int, list[int]] = {}
         for receiver, sent in self._sent.items():
             places.setdefault(sent, []).append(receiver)
         for offset, here in places.items():
             able = [receiver for receiver in here if self._granted[receiver] > offset]
-            if len(able) == len(here):
-                return tuple(able), offset
-            # Grants run GRANT_AHEAD ahead of what was received: a receiver with that much granted and
-            # unsent has nothing on its way to it.
-            if any(self._granted[receiver] - offset > GRANT_AHEAD - _LOW for receiver in able) or (
-                able and all(self._granted[receiver] == self.size for receiver in able)
-            ):
+            if len(able) == len(here) or any([self._would_idle(receiver, offset) for receiver in able]):
                 return tuple(able), offset
         return None
 
+    def _would_idle(self, receiver: int, offset: int) -> bool:
+        """Nothing (much) is on its way to this receiver, or it has granted all that there is to grant."""
+        granted = self._granted[receiver]
+        return granted == self.size or granted - offset > self._pace.ahead - self._pace.low
+
     def _at(self, offset: int) -> memoryview:
+        """One chunk. It may span buffers: small ones that lie side by side are copied together."""
         index = bisect_right(self._ends, offset)
         start = offset - (self._ends[index - 1] if index else 0)
-        return self._buffers[index][start : start + CHUNK_BYTES]
+        room = self._pace.chunk
+        pieces = [self._buffers[index][start : start + room]]
+        room -= len(pieces[0])
+        while room and index + 1 < len(self._buffers):
+            index += 1
+            pieces.append(self._buffers[index][:room])
+            room -= len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))

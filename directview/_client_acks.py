@@ -1,0 +1,99 @@
+"""Pure: which results a client has received and not acknowledged, and when it has to say so.
+
+An engine keeps each result until it hears that the client has it. While calls go on, that costs nothing:
+every batch carries the client's watermark, below which all is received. What it doesn't cover is said in
+words, soon. Words can be lost with a connection: then the engines concerned are told the watermark once
+more, when it has passed all that was outstanding at the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from directview.wire.messages import Ack
+
+__all__ = ["Acknowledgements"]
+
+ACK_COUNT: Final = 256
+ACK_BYTES: Final = 1 << 20
+ACK_DELAY: Final = 0.05
+"""Results are acknowledged at this many, this many bytes, or after this many seconds."""
+_BATCH: Final = 4096
+
+
+class Acknowledgements:
+    """What one client owes its engines, by id."""
+
+    __slots__ = ("_bytes", "_count", "_owed", "_settling", "_uuid", "deadline")
+
+    def __init__(self, uuid: bytes) -> None:
+        self._uuid = uuid
+        self._owed: dict[int, list[int]] = {}
+        self._count = 0
+        self._bytes = 0
+        self._settling: deque[tuple[int, tuple[int, ...]]] = deque()
+        self.deadline: float | None = None
+        """When what is owed is to be said at the latest."""
+
+    def owe(self, id: int, seq: int, nbytes: int, now: float) -> None:
+        """A result has been received, of that size."""
+        owed = self._owed.get(id)
+        if owed is None:
+            self._owed[id] = [seq]
+        else:
+            owed.append(seq)
+        self._count += 1
+        self._bytes += nbytes
+        if self.deadline is None:
+            self.deadline = now + ACK_DELAY
+
+    def covered(self, id: int, watermark: int) -> None:
+        """A batch for this engine carries the watermark: results below it need no other word."""
+        owed = self._owed.get(id)
+        if owed is not None and owed[0] < watermark:
+            rest = [seq for seq in owed if seq >= watermark]
+            self._count -= len(owed) - len(rest)
+            if rest:
+                self._owed[id] = rest
+            else:
+                del self._owed[id]
+
+    def forget(self, id: int) -> None:
+        """This engine is gone."""
+        self._count -= len(self._owed.pop(id, ()))
+
+    def settle(self, ids: Sequence[int], seq: int) -> None:
+        """Words to these engines may have been lost: tell them when the watermark has reached `seq`."""
+        self._settling.append((seq, tuple(ids)))
+
+    @property
+    def urgent(self) -> bool:
+        """Enough is owed to be said at once."""
+        return self._count >= ACK_COUNT or self._bytes >= ACK_BYTES
+
+    def to_settle(self, watermark: int) -> bool:
+        """Whether the watermark has reached what engines wait to be told."""
+        return bool(self._settling) and self._settling[0][0] <= watermark
+
+    def say(self, watermark: int) -> Iterator[Ack]:
+        """All that is owed, in messages of bounded size. It counts as said."""
+        owed, self._owed = self._owed, {}
+        self._count = self._bytes = 0
+        self.deadline = None
+        settled: dict[int, list[int]] = {}
+        while self.to_settle(watermark):
+            settled.update({id: [] for id in self._settling.popleft()[1]})
+        parts: list[tuple[int, tuple[int, ...]]] = []
+        size = 0
+        for id, seqs in {**settled, **owed}.items():
+            for first in range(0, max(len(seqs), 1), _BATCH):
+                part = tuple(seqs[first : first + _BATCH])
+                parts.append((id, part))
+                size += 1 + len(part)
+                if size >= _BATCH:
+                    yield Ack(self._uuid, watermark, tuple(parts))
+                    parts, size = [], 0
+        if parts:
+            yield Ack(self._uuid, watermark, tuple(parts))

@@ -1,0 +1,64 @@
+"""Pure: cutting what a client has to say into messages that fit into a header and into `CHUNK_BYTES`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from directview._client_calls import Call
+from directview.wire.messages import (
+    CHUNK_BYTES,
+    MAX_FRAMES,
+    Abort,
+    CallItem,
+    Message,
+    Resume,
+    ResumeItem,
+    Submit,
+)
+
+__all__ = ["Outbound", "aborts", "questions", "submits"]
+
+_BATCH_CALLS: Final = 512
+_BATCH_SEQS: Final = 4096
+"""Calls in one message that only names them."""
+_OVERHEAD: Final = 64
+"""Bytes that a call takes in a header beside name, targets and body, at most."""
+
+Outbound = tuple[Message, Sequence[Any]]
+
+
+def submits(uuid: bytes, watermark: int, ready: Sequence[tuple[Call, list[int]]]) -> Iterator[Outbound]:
+    """Calls, with the engines that each of them goes to."""
+    items: list[CallItem] = []
+    frames: list[Any] = []
+    size = 0
+    for call, ids in ready:
+        assert call.parcel is not None
+        body, own_frames, _, nbytes = call.parcel
+        cost = nbytes + 4 * len(call.name) + 5 * len(ids) + _OVERHEAD
+        if items and (
+            size + cost > CHUNK_BYTES
+            or len(items) >= _BATCH_CALLS
+            or len(frames) + len(own_frames) > MAX_FRAMES
+        ):
+            yield Submit(uuid, watermark, tuple(items)), frames
+            items, frames, size = [], [], 0
+        items.append(CallItem(call.seq, tuple(ids), call.name, call.flags, nbytes, len(own_frames), body))
+        frames.extend(own_frames)
+        size += cost
+    if items:
+        yield Submit(uuid, watermark, tuple(items)), frames
+
+
+def aborts(uuid: bytes, seqs: Mapping[int, Sequence[int]]) -> Iterator[Message]:
+    """Calls to be ended, by engine id."""
+    for id, named in seqs.items():
+        for first in range(0, len(named), _BATCH_SEQS):
+            yield Abort(uuid, ((id, tuple(named[first : first + _BATCH_SEQS])),))
+
+
+def questions(uuid: bytes, items: Sequence[ResumeItem]) -> Iterator[Message]:
+    """Calls to be asked about."""
+    for first in range(0, len(items), _BATCH_SEQS):
+        yield Resume(uuid, tuple(items[first : first + _BATCH_SEQS]), False)

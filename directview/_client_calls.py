@@ -1,0 +1,123 @@
+"""Pure: a client's calls, and what happens to them: the vocabulary of `directview._client_state`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from directview.wire.messages import Answer, Engines, ResultItem
+from directview.wire.parcels import Parcel, Unpacked
+from directview.wire.transfers import STANDARD, Outgoing, Pace
+
+__all__ = ["Answered", "Call", "Ended", "EnginesChanged", "Event", "Gone", "Printed", "Sent", "Stage"]
+
+
+class Stage(enum.Enum):
+    """Where a call is, for one of its engines; the table is in `directview._client_state`."""
+
+    HELD = enum.auto()
+    SENT = enum.auto()
+    ASKED = enum.auto()
+    ACCEPTED = enum.auto()
+
+
+class Call:
+    """One call, for one or more engines, until it has ended on all of them.
+
+    Args:
+        seq: its number.
+        name: what errors and status call it.
+        targets: ids of its engines.
+        parcel: its payload. Chunked buffers are not copied: they must not change until `Sent`.
+        context: whatever the submitter wants to find again in the events.
+        flags: travel with it.
+        pace: in which steps chunked buffers go out.
+    """
+
+    __slots__ = (
+        "aborting", "context", "flags", "name", "outgoing", "parcel", "pending", "seq", "unaccepted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        seq: int,
+        name: str,
+        targets: Iterable[int],
+        parcel: Parcel,
+        context: Any,
+        flags: int = 0,
+        pace: Pace = STANDARD,
+    ) -> None:
+        self.seq = seq
+        self.name = name
+        self.parcel: Parcel | None = parcel
+        self.pending = dict.fromkeys(targets, Stage.HELD)
+        """Engines on which it has not ended, and where it is there."""
+        self.unaccepted = len(self.pending)
+        """How many of them may still need the payload."""
+        self.outgoing = Outgoing(parcel.chunks, self.pending, pace) if parcel.chunks else None
+        self.aborting: frozenset[int] = frozenset()
+        """Engines on which it was aborted after it had been sent there."""
+        self.context = context
+        self.flags = flags
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Engines on which it has not ended."""
+        return tuple(self.pending)
+
+
+class Ended(NamedTuple):
+    """The call ended on this engine, with a result or an error from there, or aborted before."""
+
+    call: Call
+    engine: int
+    item: ResultItem
+    parcel: Unpacked | None
+    """None when there is nothing, or `problem` says why it can't be read."""
+    problem: Exception | None = None
+
+
+class Gone(NamedTuple):
+    """The call can't be answered any more on this engine."""
+
+    call: Call
+    engine: int
+    uuid: bytes
+    exit_code: int | None
+    reason: str
+    started: bool
+    """It was running, or may have been."""
+    running: str
+    """Name of the call that was running there, if it was one of ours."""
+
+
+class Sent(NamedTuple):
+    """All engines have the call whole: its buffers may be changed."""
+
+    call: Call
+
+
+class Printed(NamedTuple):
+    """The call printed something."""
+
+    call: Call
+    engine: int
+    stream: str
+    text: str
+
+
+class EnginesChanged(NamedTuple):
+    """Engines joined, came back or left."""
+
+    message: Engines
+
+
+class Answered(NamedTuple):
+    """A query was answered."""
+
+    message: Answer
+
+
+Event = Ended | Gone | Sent | Printed | EnginesChanged | Answered
