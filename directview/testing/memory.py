@@ -135,7 +135,7 @@ class MemoryRouter:
         self._half_open_limit = half_open_limit
         self._connections: dict[bytes, Connection] = {}
         self._has_keys = False
-        self._counts = {"refused": 0, "expelled": 0, "overdue": 0, "deaths": 0}
+        self._counts = {"refused": 0, "ignored": 0, "expelled": 0, "overdue": 0, "deaths": 0}
 
     def bind_ipc(self, path: str | os.PathLike[str]) -> None:
         """As `RouterLink.bind_ipc`."""

@@ -44,8 +44,8 @@ _EVENTS: Final = (
 
 _FAILURES: Final = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): (
-        "the connection ended during its handshake: the controller's key is another one, or it is no "
-        "directview controller; use the connection file that this controller wrote"
+        "the connection ended during its handshake: the controller has another key or security mechanism, "
+        "or it is no directview controller; use the connection file that this controller wrote"
     ),
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): (
         "the other side uses another security mechanism, or is no directview controller; use the "

@@ -47,7 +47,6 @@ class _Peer:
 class _Connection:
     number: int
     since: float
-    admitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,6 @@ class Liveness:
         peer.admitted = True
         connection = self._connections.get(peer.fd)
         if connection is not None and connection.number == peer.connection:
-            connection.admitted = True
             self._half_open.pop(connection.number, None)
         self._suspect(route, now)
 
@@ -143,6 +141,10 @@ class Liveness:
             del self._by_fd[peer.fd]
         if not self._peers:
             self._next_sweep = None
+        connection = self._connections.get(peer.fd)
+        if peer.admitted and connection is not None and connection.number == peer.connection:
+            # Either its own end is still to be told, or it was another's connection all along.
+            self._half_open[connection.number] = peer.fd
 
     # --- questions ----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import socket as sockets
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -34,6 +35,7 @@ _BACKLOG: Final = 1024
 _OPEN_FILES: Final = 65_536
 _DRAIN_SECONDS: Final = 0.1
 """Time for a saturated socket to reach its end before a death is announced all the same."""
+_REMEMBERED: Final = 1024
 _SHARE_BYTES: Final = 2048
 """From this size, a frame that goes to many is one zmq frame that all share: below it, copying costs less."""
 
@@ -82,7 +84,9 @@ class RouterLink:
         """Routes that are expelled but not yet gone, and why."""
         self._dying: dict[bytes, str] = {}
         """Routes that are gone but not yet announced, and why."""
-        self._counts = {"expelled": 0, "overdue": 0, "deaths": 0}
+        self._dead: deque[bytes] = deque(maxlen=_REMEMBERED)
+        """Routes announced as gone, of which nothing more may be delivered."""
+        self._counts = {"ignored": 0, "expelled": 0, "overdue": 0, "deaths": 0}
         self._gatekeeper: Gatekeeper | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -248,8 +252,15 @@ class RouterLink:
         self._on_message(route, header if type(header) is bytes else bytes(header), rest)
 
     def _welcome(self, route: bytes, first: zmq.Frame) -> bool:
-        """The first message of a route, or a late one of a route that is announced as gone."""
-        if route in self._dying:
+        """The first message of a route; False if it is to be ignored."""
+        if route in self._dead:
+            return False
+        try:
+            fd = int(first.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            # A peer of ZMTP 1, which "GET / HTTP/1.1" happens to look like. What it is won't be known; its
+            # connection is never admitted, and goes when its time is over.
+            self._counts["ignored"] += 1
             return False
         try:
             user: str | None = str(first.get("User-Id")) or None
@@ -258,7 +269,7 @@ class RouterLink:
         # Events first, so that the connection which the descriptor stands for is the latest one.
         self._monitor.drain()
         self._users[route] = user
-        self._live.appeared(route, int(first.get(zmq.SRCFD)), self._loop.time())
+        self._live.appeared(route, fd, self._loop.time())
         self._arm()
         if len(route) != 5 or route[0] != 0:
             # A peer that names itself could take the name of one that was, and routes must be unique.
@@ -335,6 +346,7 @@ class RouterLink:
         dying, self._dying = self._dying, {}
         for route, reason in dying.items():
             del self._users[route]
+            self._dead.append(route)
             self._muted.pop(route, None)
             self._counts["deaths"] += 1
             self._on_lost(route, reason)
