@@ -16,6 +16,8 @@ from typing import Any, Final
 import zmq
 import zmq.asyncio
 
+__all__ = ["Monitor"]
+
 _EVENT: Final = struct.Struct("=hi")
 _numbers = itertools.count()
 

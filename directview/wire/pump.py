@@ -25,6 +25,8 @@ from typing_extensions import Buffer
 from directview.wire.messages import MAX_FRAME_BYTES, MAX_FRAMES
 from directview.wire.sockets import SMALL_FRAME, Frame
 
+__all__ = ["MAX_PARTS", "TURN", "Part", "Pump", "sendable"]
+
 Part = Buffer | zmq.Frame
 
 TURN: Final = 64

@@ -17,6 +17,19 @@ import zmq.asyncio
 
 from directview.wire.messages import MAX_FRAME_BYTES
 
+__all__ = [
+    "CLIENT",
+    "LAX",
+    "NEVER_RECONNECT_MS",
+    "SMALL_FRAME",
+    "TIGHT",
+    "Frame",
+    "Heartbeat",
+    "new_context",
+    "open_socket",
+    "shared_context",
+]
+
 Frame: TypeAlias = bytes | memoryview
 """One frame of a message that arrived. Large ones are views of libzmq's own memory, without a copy;
 handed to a `send`, such a view travels on by reference."""

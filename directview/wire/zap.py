@@ -15,6 +15,8 @@ from zmq.utils import z85
 
 from directview.wire.curve import ServerCurve
 
+__all__ = ["DOMAIN", "Gatekeeper"]
+
 DOMAIN: Final = b"directview"
 """libzmq asks only for sockets with a domain; ours on TCP have this one, the unix socket has none."""
 

@@ -1,0 +1,80 @@
+"""Keys: made, checked, and matched to roles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from directview.wire.curve import CurveKeys, KeyPair, ServerCurve, new_keys
+from directview.wire.zap import DOMAIN, Gatekeeper
+
+
+def test_keys_are_fresh_text_that_fits_a_connection_file() -> None:
+    first, second = new_keys(), new_keys()
+    assert len({first.public, first.secret, second.public, second.secret}) == 4
+    assert {len(key) for key in (first.public, first.secret)} == {40}
+
+
+@pytest.mark.parametrize("key", ["", "short", "ü" * 40, "~" * 40, '"' * 40, None, b"x" * 40])
+def test_what_is_no_key_is_refused_by_name(key: Any) -> None:
+    good = new_keys()
+    with pytest.raises(ValueError, match="server_public is not a CURVE key"):
+        CurveKeys(key, good.public, good.secret)
+    with pytest.raises(ValueError, match="secret is not a CURVE key"):
+        KeyPair(good.public, key)
+
+
+def test_secrets_do_not_show() -> None:
+    pair = new_keys()
+    curve = ServerCurve(pair, pair, pair)
+    assert pair.secret not in repr(pair) + repr(curve) + repr(curve.keys_for("client"))
+
+
+def test_each_role_has_the_servers_public_key_and_a_pair_of_its_own() -> None:
+    curve = ServerCurve(new_keys(), new_keys(), new_keys())
+    for role, pair in (("client", curve.client), ("engine", curve.engine)):
+        assert curve.keys_for(role) == CurveKeys(curve.server.public, pair.public, pair.secret)
+        assert curve.role_of(pair.public) == role
+    assert curve.role_of(curve.server.public) is None
+    assert curve.role_of("") is None
+
+
+def request(curve: ServerCurve, **changes: bytes) -> list[bytes]:
+    from zmq.utils import z85
+
+    fields = {
+        "version": b"1.0",
+        "number": b"1",
+        "domain": DOMAIN,
+        "address": b"127.0.0.1",
+        "identity": b"",
+        "mechanism": b"CURVE",
+        "key": z85.decode(curve.client.public.encode()),
+    }
+    return list({**fields, **changes}.values())
+
+
+def answer(curve: ServerCurve, parts: list[bytes]) -> tuple[bytes, bytes]:
+    """(status, role) for an authentication request."""
+    gatekeeper = Gatekeeper.__new__(Gatekeeper)
+    gatekeeper._curve = curve
+    gatekeeper.refused = 0
+    _, _, status, _, role, _ = gatekeeper._answer(parts)
+    return status, role
+
+
+def test_the_gatekeeper_lets_in_exactly_the_known_keys() -> None:
+    curve = ServerCurve(new_keys(), new_keys(), new_keys())
+    assert answer(curve, request(curve)) == (b"200", b"client")
+    for change in (
+        {"key": bytes(32)},
+        {"key": b""},
+        {"mechanism": b"NULL"},
+        {"mechanism": b"PLAIN"},
+        {"domain": b"another"},
+        {"version": b"2.0"},
+    ):
+        assert answer(curve, request(curve, **change)) == (b"400", b"")
+    assert answer(curve, request(curve)[:4]) == (b"400", b"")
+    assert answer(curve, []) == (b"400", b"")
