@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 __all__ = ["HEIGHTS", "Cell", "Span", "busy_share", "draw", "share_columns", "spans_of"]
 
@@ -48,7 +50,7 @@ def spans_of(result: Any, kind: str) -> list[Span]:
 
 
 def _seconds(moment: datetime | float) -> float:
-    return moment.timestamp() if isinstance(moment, datetime) else float(moment)
+    return moment if isinstance(moment, float) else moment.timestamp()
 
 
 def draw(spans: Iterable[Span], start: float, end: float, width: int) -> dict[int, list[Cell]]:

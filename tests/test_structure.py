@@ -58,7 +58,9 @@ PURE = [
 PUBLIC = [
     name
     for name, path in SOURCES.items()
-    if not any(part.startswith("_") for part in name.split(".")) and path.name != "__main__.py"
+    if not any(part.startswith("_") for part in name.split("."))
+    and path.name != "__main__.py"
+    and len(tree_of(path).body) > 1  # a package's __init__ may be a docstring and nothing else
 ]
 
 

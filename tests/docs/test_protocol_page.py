@@ -39,7 +39,7 @@ def test_the_states_are_those_of_the_machines() -> None:
 
 
 def test_the_limits_are_those_of_the_modules() -> None:
-    limits = {name: value for name, value in rows("limit")}
+    limits = {row[0]: row[1] for row in rows("limit")}
     assert limits["largest frame sent"] == f"{messages.CHUNK_BYTES >> 20} MiB"
     assert limits["largest frame accepted"] == f"{messages.MAX_FRAME_BYTES >> 20} MiB"
     assert limits["largest header"] == f"{messages.MAX_HEADER_BYTES >> 20} MiB"
