@@ -87,23 +87,23 @@ def rate(step: Step) -> str:
 def table_of(works: Sequence[Work], engines: int) -> Table:
     """Times, throughput and agreement of all work."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for name in ("amount", "one process", f"{engines} engines", "speed-up", "throughput"):
+    table.add_column("", no_wrap=True)
+    for name in ("one process", f"{engines} engines", "speed-up", "throughput"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("answers")
+    table.add_column("answers", no_wrap=True)
     for work in works:
         gain = work.serial / work.parallel
         table.add_row(
             Text(work.title, style=f"bold {STYLES[work.kind][0]}"),
-            work.amount,
             f"{work.serial:.2f} s",
             f"{work.parallel:.2f} s",
             Text(f"× {gain:.2f}", style="bold green" if gain > 1 else "bold yellow"),
             "",
             Text(f"✔ {work.agreement}", style="green") if work.agrees else Text("✘ differ", style="bold red"),
         )
+        table.add_row(f"  {work.amount}", style="dim")
         for step in work.steps if len(work.steps) > 1 else ():
-            table.add_row(f"  {step.name}", "", "", f"{step.seconds:.2f} s", "", rate(step), "", style="dim")
+            table.add_row(f"  {step.name}", "", f"{step.seconds:.2f} s", "", rate(step), style="dim")
     return table
 
 

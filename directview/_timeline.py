@@ -50,7 +50,7 @@ def spans_of(result: Any, kind: str) -> list[Span]:
 
 
 def _seconds(moment: datetime | float) -> float:
-    return moment if isinstance(moment, float) else moment.timestamp()
+    return moment if isinstance(moment, int | float) else moment.timestamp()
 
 
 def draw(spans: Iterable[Span], start: float, end: float, width: int) -> dict[int, list[Cell]]:

@@ -177,6 +177,8 @@ def test_the_table_tells_times_throughput_and_agreement() -> None:
         "identical",
     ]
     assert "2.00 GB/s" in next(line for line in lines if "scatter" in line)
+    assert any(line.strip() == "2 × 3" for line in lines)
+    assert "…" not in printed(table_of([finished(agreement="equal to 1e-09")], 16), width=80)
     assert "✘ differ" in printed(table_of([finished(agrees=False)], 2))
 
 
