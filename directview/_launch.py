@@ -155,6 +155,11 @@ class SupervisorProcess:
         """Close the lifeline: it ends, with all it started. Unless it was told to live on."""
         self.lifeline.close()
 
+    def terminate(self) -> None:
+        """Ask it to end by a signal, if this process started it and it lives."""
+        if os.getpid() == self._pid and self._process.poll() is None:
+            self._process.terminate()
+
     def kill(self) -> None:
         """Kill it, if this process started it and it lives: the others notice, and end."""
         if os.getpid() == self._pid and self._process.poll() is None:
@@ -163,9 +168,7 @@ class SupervisorProcess:
     def end_now(self, timeout: float) -> None:
         """Let go and wait, blocking; kill it after `timeout` seconds. In a fork of the launcher: nothing."""
         if os.getpid() != self._pid:
-            # Whose child it isn't. Left undone, its destructor would complain.
-            self._process.returncode = 0
-            self.lifeline.close()
+            self.disown()  # It is the launcher's child.
             return
         self.let_go()
         try:
@@ -178,7 +181,8 @@ class SupervisorProcess:
     def disown(self) -> None:
         """Forget the process, which lives on: nobody here waits for it any more."""
         self.lifeline.close()
-        self._process.returncode = 0
+        if os.getpid() != self._pid or self._process.poll() is None:
+            self._process.returncode = 0  # Left undone, its destructor would complain.
         self.ended = True
 
     def _reap(self) -> None:

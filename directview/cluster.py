@@ -47,7 +47,7 @@ __all__ = ["Cluster"]
 
 T = TypeVar("T")
 
-_GRACE: Final = 2.0
+_GRACE: Final = 1.5
 """Seconds between a polite request to end and SIGKILL."""
 _END: Final = 4 * _GRACE
 """Seconds in which a supervisor must have ended: its controller, its engines and its fork server get one
@@ -198,7 +198,7 @@ class Cluster:
                 if not self.shutdown_atexit:
                     await request(self._control(), "detach")
         except BaseException as error:
-            self._end_now()
+            await self._abandon()
             if isinstance(error, TimeoutError):
                 raise LaunchError(f"the cluster was not up after {self._start_timeout:g} s") from None
             raise
@@ -381,7 +381,7 @@ class Cluster:
         if self._info is None and self._supervisor is None:
             return
         try:
-            if self._supervisor is None or not self.shutdown_atexit:
+            if self._supervisor is None:
                 await self._stop_other()
             else:
                 await self._stop_own(self._supervisor)
@@ -394,10 +394,22 @@ class Cluster:
         try:
             await request(self._control(), "stop", reason="it was stopped by the program that started it")
         except LaunchError:
-            supervisor.let_go()  # It has ended, or is too busy to listen: the lifeline's end it will see.
+            supervisor.terminate()  # It has ended, or is too busy to listen.
         if not await supervisor.wait(_END):
             supervisor.kill()
             await supervisor.wait(_END)
+
+    async def _abandon(self) -> None:
+        """End what has been started, after a failure or a cancellation."""
+        try:
+            with anyio.CancelScope(shield=True):
+                if self._supervisor is not None and self._info is None:
+                    self._supervisor.let_go()
+                    await self._supervisor.wait(_END)
+                else:
+                    await self.stop_cluster()
+        finally:
+            self._end_now()
 
     async def _stop_other(self) -> None:
         """End a cluster through its supervisor, or, where it has none, its controller."""
@@ -437,8 +449,10 @@ class Cluster:
         supervisor = self._supervisor
         if supervisor is None or supervisor.ended or not self.shutdown_atexit:
             return
-        warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-        self._end_now()
+        try:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self._end_now()
 
     # --- with -----------------------------------------------------------------------------------------
 
@@ -462,7 +476,7 @@ class Cluster:
         try:
             await client.__aenter__()
         except BaseException:
-            self._end_now()
+            await self._abandon()
             raise
         self._entered = await self._connected(client)
         return self._entered
