@@ -43,10 +43,30 @@ header and frames untouched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgpack
+
+from directview.wire.fields import (
+    Check,
+    ProtocolError,
+    binary,
+    boolean,
+    fail,
+    integer,
+    many,
+    one_of,
+    optional,
+    params,
+    plain,
+    real,
+    record,
+    text,
+    tree,
+    uuid,
+    uuid_or_empty,
+)
 
 __all__ = [
     "ARGUMENT",
@@ -122,10 +142,6 @@ UNKNOWN: Final = 3
 
 BALANCED: Final = -1
 """A target: whichever engine the controller chooses."""
-
-
-class ProtocolError(ValueError):
-    """What a peer sent is not a message of this protocol. Its connection is to be closed."""
 
 
 class CallItem(NamedTuple):
@@ -389,143 +405,30 @@ Message = (
 )  # fmt: skip
 
 
-# --- checks of single fields: value in, value out, ProtocolError otherwise ------------------------
+# --- the fields of each kind, checked --------------------------------------------------------------
 
-_Check = Callable[[Any], Any]
-
-
-def _fail(what: str, value: object) -> NoReturn:
-    raise ProtocolError(f"expected {what}, got {type(value).__name__} {value!r:.60}")
-
-
-def _integer(low: int, high: int) -> _Check:
-    def check(value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            _fail(f"an integer from {low} to {high}", value)
-        return value
-
-    return check
-
-
-def _text(limit: int) -> _Check:
-    def check(value: Any) -> str:
-        if type(value) is not str or len(value) > limit:
-            _fail(f"text of at most {limit} characters", value)
-        return value
-
-    return check
-
-
-def _binary(limit: int) -> _Check:
-    def check(value: Any) -> bytes:
-        if type(value) is not bytes or len(value) > limit:
-            _fail(f"at most {limit} bytes", value)
-        return value
-
-    return check
-
-
-def _uuid(value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != 16:
-        _fail("a uuid of 16 bytes", value)
-    return value
-
-
-def _uuid_or_empty(value: Any) -> bytes:
-    return value if value == b"" and type(value) is bytes else _uuid(value)
-
-
-def _boolean(value: Any) -> bool:
-    if type(value) is not bool:
-        _fail("a boolean", value)
-    return value
-
-
-def _real(value: Any) -> float:
-    if type(value) is not float or value != value or abs(value) > 1e18:
-        _fail("a finite float", value)
-    return value
-
-
-def _optional(inner: _Check) -> _Check:
-    return lambda value: None if value is None else inner(value)
-
-
-def _one_of(*values: str) -> _Check:
-    def check(value: Any) -> str:
-        if type(value) is not str or value not in values:
-            _fail(f"one of {', '.join(values)}", value)
-        return value
-
-    return check
-
-
-def _many(inner: _Check, limit: int = MAX_CALLS) -> _Check:
-    def check(value: Any) -> tuple[Any, ...]:
-        if type(value) is not tuple or len(value) > limit:
-            _fail(f"an array of at most {limit}", value)
-        return tuple([inner(item) for item in value])
-
-    return check
-
-
-def _record(make: Callable[..., Any], *checks: _Check) -> _Check:
-    def check(value: Any) -> Any:
-        if type(value) is not tuple or len(value) != len(checks):
-            _fail(f"an array of {len(checks)}", value)
-        return make(*[inner(item) for inner, item in zip(checks, value, strict=True)])
-
-    return check
-
-
-def _plain(*values: Any) -> tuple[Any, ...]:
-    return values
-
-
-def _tree(value: Any, depth: int = 0) -> Any:
-    """Plain data for queries: None, bool, int, float, str, bytes, arrays and maps with text keys."""
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if depth > 16:
-        raise ProtocolError("nested too deeply")
-    if type(value) is tuple:
-        return [_tree(item, depth + 1) for item in value]
-    if type(value) is dict:
-        for key in value:
-            if type(key) is not str:
-                _fail("a text key", key)
-        return {key: _tree(item, depth + 1) for key, item in value.items()}
-    _fail("plain data", value)
-
-
-def _params(value: Any) -> dict[str, Any]:
-    if type(value) is not dict:
-        _fail("a map", value)
-    return _tree(value)  # type: ignore[no-any-return]
-
-
-_id = _integer(0, MAX_ID)
-_id_or_none = _integer(-1, MAX_ID)
-_count = _integer(0, MAX_COUNT)
-_seqs = _many(_count)
-_name = _text(1024)
-_prose = _text(65_536)
-_targets = _many(_id_or_none, MAX_TARGETS)
-_per_engine = _many(_record(_plain, _id, _seqs), MAX_TARGETS)
-_nframes = _integer(0, MAX_FRAMES)
-_body = _binary(MAX_HEADER_BYTES)
-_way = _integer(ARGUMENT, RESULT)
-_engine_info = _record(EngineInfo, _id, _uuid, _count, _name, _name, _binary(256))
+_id = integer(0, MAX_ID)
+_id_or_none = integer(-1, MAX_ID)
+_count = integer(0, MAX_COUNT)
+_seqs = many(_count)
+_name = text(1024)
+_prose = text(65_536)
+_targets = many(_id_or_none, MAX_TARGETS)
+_per_engine = many(record(plain, _id, _seqs), MAX_TARGETS)
+_nframes = integer(0, MAX_FRAMES)
+_body = binary(MAX_HEADER_BYTES)
+_way = integer(ARGUMENT, RESULT)
+_engine_info = record(EngineInfo, _id, uuid, _count, _name, _name, binary(256))
 
 
 def _calls(value: Any) -> tuple[CallItem, ...]:
     """`Submit.calls`, checked by hand: this runs once for every call that is made."""
     if type(value) is not tuple or len(value) > MAX_CALLS:
-        _fail(f"an array of at most {MAX_CALLS}", value)
+        fail(f"an array of at most {MAX_CALLS}", value)
     items = []
     for item in value:
         if type(item) is not tuple or len(item) != 7:
-            _fail("an array of 7", item)
+            fail("an array of 7", item)
         seq, targets, name, flags, nbytes, nframes, body = item
         if (
             type(seq) is not int
@@ -542,12 +445,12 @@ def _calls(value: Any) -> tuple[CallItem, ...]:
             or not 0 < len(targets) <= MAX_TARGETS
             or len(name) > 1024
         ):
-            _fail("a call", item)
+            fail("a call", item)
         for target in targets:
             if type(target) is not int or not -1 <= target <= MAX_ID:
-                _fail("an engine id", target)
+                fail("an engine id", target)
         if len(targets) > 1 and len(set(targets)) != len(targets):
-            _fail("different targets", targets)
+            fail("different targets", targets)
         items.append(CallItem(seq, targets, name, flags, nbytes, nframes, body))
     return tuple(items)
 
@@ -555,11 +458,11 @@ def _calls(value: Any) -> tuple[CallItem, ...]:
 def _results(value: Any) -> tuple[ResultItem, ...]:
     """`Result.items`, checked by hand for the same reason."""
     if type(value) is not tuple or len(value) > MAX_CALLS:
-        _fail(f"an array of at most {MAX_CALLS}", value)
+        fail(f"an array of at most {MAX_CALLS}", value)
     items = []
     for item in value:
         if type(item) is not tuple or len(item) != 7:
-            _fail("an array of 7", item)
+            fail("an array of 7", item)
         seq, status, started, completed, nbytes, nframes, body = item
         if (
             type(seq) is not int
@@ -576,43 +479,43 @@ def _results(value: Any) -> tuple[ResultItem, ...]:
             or not 0 <= nbytes <= MAX_COUNT
             or not 0 <= nframes <= MAX_FRAMES
         ):
-            _fail("a result", item)
+            fail("a result", item)
         items.append(ResultItem(seq, status, started, completed, nbytes, nframes, body))
     return tuple(items)
 
 
-_KINDS: Final[dict[int, tuple[type[Any], tuple[_Check, ...]]]] = {
-    1: (Hello, (_integer(0, 65_535), _one_of("client", "engine", "supervisor"), _uuid, _name, _count,
-                _id_or_none, _uuid_or_empty, _boolean, _count, _name, _name, _binary(256))),
-    2: (Welcome, (_integer(0, 65_535), _count, _id_or_none, _one_of("stop", "wait"), _real, _count,
-                  _count, _many(_engine_info))),
+_KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
+    1: (Hello, (integer(0, 65_535), one_of("client", "engine", "supervisor"), uuid, _name, _count,
+                _id_or_none, uuid_or_empty, boolean, _count, _name, _name, binary(256))),
+    2: (Welcome, (integer(0, 65_535), _count, _id_or_none, one_of("stop", "wait"), real, _count,
+                  _count, many(_engine_info))),
     3: (Refused, (_prose, _prose)),
-    4: (Resume, (_uuid_or_empty, _many(_record(ResumeItem, _count, _id_or_none, _uuid_or_empty)),
-                 _boolean)),
-    5: (Submit, (_uuid, _count, _calls)),
-    6: (Accept, (_uuid, _id, _seqs, _seqs)),
-    7: (Result, (_uuid, _id, _results)),
-    8: (Ack, (_uuid, _count, _per_engine)),
-    9: (Chunk, (_uuid, _count, _many(_id, MAX_TARGETS), _way, _count)),
-    10: (Grant, (_uuid, _count, _id, _way, _count)),
-    11: (Abort, (_uuid, _per_engine)),
-    12: (Output, (_uuid, _id, _count, _count, _one_of("stdout", "stderr"), _text(CHUNK_BYTES))),
-    13: (Lost, (_uuid, _id, _uuid_or_empty, _optional(_integer(-256, 1 << 32)), _prose, _seqs, _seqs)),
-    14: (Engines, (_many(_engine_info),
-                   _many(_record(_plain, _id, _uuid, _optional(_integer(-256, 1 << 32)), _prose)))),
+    4: (Resume, (uuid_or_empty, many(record(ResumeItem, _count, _id_or_none, uuid_or_empty)),
+                 boolean)),
+    5: (Submit, (uuid, _count, _calls)),
+    6: (Accept, (uuid, _id, _seqs, _seqs)),
+    7: (Result, (uuid, _id, _results)),
+    8: (Ack, (uuid, _count, _per_engine)),
+    9: (Chunk, (uuid, _count, many(_id, MAX_TARGETS), _way, _count)),
+    10: (Grant, (uuid, _count, _id, _way, _count)),
+    11: (Abort, (uuid, _per_engine)),
+    12: (Output, (uuid, _id, _count, _count, one_of("stdout", "stderr"), text(CHUNK_BYTES))),
+    13: (Lost, (uuid, _id, uuid_or_empty, optional(integer(-256, 1 << 32)), _prose, _seqs, _seqs)),
+    14: (Engines, (many(_engine_info),
+                   many(record(plain, _id, uuid, optional(integer(-256, 1 << 32)), _prose)))),
     15: (Credit, (_id, _count, _count)),
-    16: (Query, (_count, _name, _params)),
-    17: (Answer, (_count, _boolean, _tree)),
-    18: (Exited, (_uuid, _optional(_integer(-256, 1 << 32)), _prose)),
-    19: (Interrupt, (_uuid, _uuid, _count)),
-    20: (Launch, (_integer(1, 65_536), _count)),
-    21: (Stop, (_uuid_or_empty, _prose)),
+    16: (Query, (_count, _name, params)),
+    17: (Answer, (_count, boolean, tree)),
+    18: (Exited, (uuid, optional(integer(-256, 1 << 32)), _prose)),
+    19: (Interrupt, (uuid, uuid, _count)),
+    20: (Launch, (integer(1, 65_536), _count)),
+    21: (Stop, (uuid_or_empty, _prose)),
     22: (Goodbye, (_prose,)),
-    23: (Forget, (_uuid,)),
-    24: (Release, (_uuid, _id, _way, _many(_binary(256)))),
-    25: (Item, (_uuid, _id, _count, _count, _boolean, _nframes, _body)),
-    26: (Demand, (_uuid, _id, _count, _integer(-1, MAX_COUNT))),
-    27: (Signal, (_uuid, _integer(1, 64))),
+    23: (Forget, (uuid,)),
+    24: (Release, (uuid, _id, _way, many(binary(256)))),
+    25: (Item, (uuid, _id, _count, _count, boolean, _nframes, _body)),
+    26: (Demand, (uuid, _id, _count, integer(-1, MAX_COUNT))),
+    27: (Signal, (uuid, integer(1, 64))),
 }  # fmt: skip
 
 _CODES: Final = {make: code for code, (make, _) in _KINDS.items()}
@@ -639,7 +542,7 @@ def decode(header: bytes | memoryview) -> Message:
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise ProtocolError(f"not msgpack: {error}") from None
     if type(fields) is not tuple or not fields or type(fields[0]) is not int:
-        _fail("an array that starts with a kind", fields)
+        fail("an array that starts with a kind", fields)
     kind = _KINDS.get(fields[0])
     if kind is None:
         raise ProtocolError(f"unknown kind {fields[0]}")
