@@ -37,6 +37,15 @@ _FAREWELL: Final = 0.2
 """Seconds for the last messages to leave before the sockets close."""
 
 
+def _grace(options: ControllerOptions) -> float:
+    """Seconds that an engine whose connection is lost has to come back, or to be reported as ended.
+
+    A frozen one is missed after `heartbeat_interval` + `heartbeat_timeout` at the latest, and its calls are
+    to end within one and a half timeouts: most of what is left of that.
+    """
+    return max(0.8 * (options.heartbeat_timeout / 2 - options.heartbeat_interval), 0.1)
+
+
 class ControllerShell:
     """One controller process.
 
@@ -76,7 +85,7 @@ class ControllerShell:
             options.cluster_id,
             incarnation,
             options.policy,
-            engine_grace=lease if options.policy == "wait" else 1.0,
+            engine_grace=lease if options.policy == "wait" else _grace(options),
             lease=lease,
         )
         self._machine = Controller(settings, time.monotonic(), known)
@@ -89,7 +98,7 @@ class ControllerShell:
         try:
             self._write_files(*self._bind())
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._asked_to_end, f"it received {number.name}")
+                loop.add_signal_handler(number, self._asked_to_end, f"it was told to ({number.name})")
             self._turn()
             await self._finished.wait()
             await asyncio.sleep(_FAREWELL)

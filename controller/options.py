@@ -28,7 +28,7 @@ class ControllerOptions:
     """Whether TCP is encrypted and authenticated. Without it, everybody who reaches the port can run code."""
     policy: str = "stop"
     """What peers do when the controller is gone: ``stop``, or ``wait`` for another one."""
-    heartbeat_interval: float = 1.0
+    heartbeat_interval: float = 0.5
     """Seconds between the controller's heartbeats to each peer. At most half of the timeout."""
     heartbeat_timeout: float = 2.0
     """Seconds without an answer after which a peer's connection counts as lost."""
