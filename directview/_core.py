@@ -218,6 +218,11 @@ class Core:
             self._state.submit(Call(seq, name, targets, parcel, (result, places)))
             first += len(targets)
 
+    def check_controller(self) -> None:
+        """Raise ControllerLost if there is no controller any more."""
+        if self._stopped and not self._closed:
+            raise ControllerLost(self._stopped)
+
     def _wake(self) -> None:
         """Have the loop look into the inbox. Under the lock."""
         if not self._woken:

@@ -189,8 +189,10 @@ class Client:
         return DirectView(self, targets if targets == "all" else self._choose(targets), **flags)
 
     def _all_ids(self) -> tuple[int, ...]:
-        engines = self._binding.core().engines
+        core = self._binding.core()
+        engines = core.engines
         if not engines:
+            core.check_controller()
             raise NoEnginesRegistered(self._no_engines())
         return tuple(engines)
 
