@@ -1,20 +1,66 @@
-"""Real-process tests get state and runtime folders of their own, with paths short enough for sockets."""
+"""For tests with real clusters: folders of their own, and nothing may be left behind."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
+import zmq
+
+from directview.testing.leaks import no_leaks
+from directview.wire.host import proof
+from directview.wire.sockets import shared_context
+
+MARK = "DIRECTVIEW_TEST_RUN"
 
 
-@pytest.fixture(autouse=True)
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The test's XDG runtime folder; its state folder lies beside it."""
-    with tempfile.TemporaryDirectory(prefix="dv", dir="/tmp", ignore_cleanup_errors=True) as found:
-        folder = Path(found) / "run"
-        folder.mkdir(mode=0o700)
-        monkeypatch.setenv("XDG_STATE_HOME", str(Path(found) / "state"))
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-        yield folder
+@pytest.fixture(scope="module")
+def own_folders() -> Iterator[Path]:
+    """Runtime and state folders for this module alone; all processes that it starts are marked.
+
+    The path is short, because sockets lie below it.
+    """
+    base = Path(tempfile.mkdtemp(prefix="dv-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(base / "run"))
+        patch.setenv("XDG_STATE_HOME", str(base / "state"))
+        patch.setenv(MARK, secrets.token_hex(8))
+        (base / "run").mkdir(mode=0o700)
+        # What a process keeps for as long as it lives: zmq's own threads, and the token that proves its host.
+        shared_context().socket(zmq.DEALER).close(0)
+        proof()
+        try:
+            with no_leaks(base / "run", (MARK, os.environ[MARK])):
+                yield base
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test ends within a minute (a slow one: five), wherever it may hang."""
+
+    def too_long(signum: int, frame: FrameType | None) -> None:
+        raise AssertionError("the test's time is up")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(300 if request.node.get_closest_marker("slow") else 60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def nothing_left(own_folders: Path, in_time: None) -> Iterator[None]:
+    """The test leaves no process, thread, descriptor, socket or file behind, beyond what was there before."""
+    with no_leaks(own_folders / "run", (MARK, os.environ[MARK])):
+        yield
