@@ -41,7 +41,7 @@ class Pipe:
         Raises:
             PipeClosed: nobody is there to read it.
         """
-        body = msgpack.packb({**message, "fds": len(fds)})
+        body: bytes = msgpack.packb({**message, "fds": len(fds)})  # pyright: ignore[reportAssignmentType]
         data = len(body).to_bytes(4, "big") + body
         try:
             sent = socket.send_fds(self._sock, [data], list(fds)) if fds else self._sock.send(data)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -59,7 +60,18 @@ def supervisor_of(cluster: Cluster) -> int:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(runtime: Path) -> Iterator[None]:
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The test's own XDG runtime folder, with a path short enough for sockets; a state folder beside it."""
+    with tempfile.TemporaryDirectory(prefix="dv", dir="/tmp", ignore_cleanup_errors=True) as found:
+        folder = Path(found) / "run"
+        folder.mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_STATE_HOME", str(Path(found) / "state"))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def everything_gone(runtime: Path) -> Iterator[None]:
     """After each test: no process of ours, no socket, no folder of a private cluster."""
     yield
     gc.collect()

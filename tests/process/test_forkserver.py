@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,17 @@ pytestmark = pytest.mark.process
 
 STANDIN = Path(__file__).with_name("supervisor_standin.py")
 DEADLINE = 20.0
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The test's own XDG runtime folder, with a path short enough for sockets; a state folder beside it."""
+    with tempfile.TemporaryDirectory(prefix="dv", dir="/tmp", ignore_cleanup_errors=True) as found:
+        folder = Path(found) / "run"
+        folder.mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_STATE_HOME", str(Path(found) / "state"))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        yield folder
 
 
 def until(condition: Callable[[], object], what: str) -> Any:
