@@ -1,0 +1,183 @@
+"""What a view runs on its engines: functions, source code, and functions mapped over items."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, overload
+
+from directview import operations, partition
+from directview._view_targets import K, Many, One, Targeted, Targets, name_of
+from directview.result import AsyncMapResult, AsyncResult
+from directview.wire.objects import dump_function
+from directview.wire.parcels import Parcel
+
+__all__ = ["Calls"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Calls(Targeted[K]):
+    """The operations of a view that run the user's code."""
+
+    # --- calling functions ----------------------------------------------------------------------------
+
+    def apply(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``f(*args, **kwargs)`` on each engine, in its own namespace.
+
+        Names that `f` uses are looked up in the engine's namespace first, then among what came with `f`,
+        then among the builtins. A coroutine function is awaited on the engine, beside others.
+
+        Returns:
+            The result or results, if `block` is set; otherwise an `AsyncResult`.
+
+        Raises:
+            SerializationError: an argument can't travel; the text says which.
+            RemoteError: (when blocking, one engine) what `f` raised, also of its own type.
+            CompositeError: (when blocking, several engines) what it raised on each of them.
+            EngineError: an engine died.
+        """
+        return self._finish(lambda: self._call(f, args, kwargs), "apply")
+
+    @overload
+    def apply_async(
+        self: Calls[One], f: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[T]: ...
+    @overload
+    def apply_async(
+        self: Calls[Many], f: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[list[T]]: ...
+    @overload
+    def apply_async(
+        self: Calls[One], f: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[T]: ...
+    @overload
+    def apply_async(
+        self: Calls[Many], f: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[list[T]]: ...
+    def apply_async(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """`apply` that returns an `AsyncResult` at once, to await or `get` later.
+
+        Cancelling an await of it cancels the call, if nobody else waits for it.
+        """
+        return self._call(f, args, kwargs)
+
+    @overload
+    def apply_sync(
+        self: Calls[One], f: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    def apply_sync(
+        self: Calls[Many], f: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> list[T]: ...
+    @overload
+    def apply_sync(self: Calls[One], f: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def apply_sync(self: Calls[Many], f: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> list[T]: ...
+    def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """`apply` that waits and returns the result, or the list of results. Raises what `apply` raises."""
+        return self._wait_for(lambda: self._call(f, args, kwargs), "apply")
+
+    # --- running code -----------------------------------------------------------------------------------
+
+    def execute(
+        self, code: str, silent: bool = True, *, targets: Targets | None = None, block: bool | None = None
+    ) -> AsyncResult[Any]:
+        """Run source code in each engine's namespace.
+
+        Args:
+            code: any Python statements; ``await`` is allowed at the top level.
+            silent: accepted for programs that pass it.
+            targets: other engines than the view's, for this call.
+            block: wait (and raise what failed), for this call.
+
+        Returns:
+            An `AsyncResult` of `ExecuteReply`, finished if it was waited for.
+        """
+        return self._checked(lambda: self.execute_async(code, silent, targets=targets), block, "execute")
+
+    def execute_async(
+        self, code: str, silent: bool = True, *, targets: Targets | None = None
+    ) -> AsyncResult[Any]:
+        """`execute` that does not wait."""
+        return self._call(operations.execute, (code,), {}, name="_execute", targets=targets)
+
+    def execute_sync(
+        self, code: str, silent: bool = True, *, targets: Targets | None = None
+    ) -> AsyncResult[Any]:
+        """`execute` that waits, and raises what failed; its `AsyncResult` is finished."""
+        return self._checked(lambda: self.execute_async(code, silent, targets=targets), True, "execute")
+
+    def run(
+        self, filename: str | PathLike[str], *, targets: Targets | None = None, block: bool | None = None
+    ) -> AsyncResult[Any]:
+        """Run the contents of a file of this machine in each engine's namespace.
+
+        Raises:
+            OSError: the file can't be read here.
+        """
+        return self._checked(lambda: self.run_async(filename, targets=targets), block, "run")
+
+    def run_async(self, filename: str | PathLike[str], *, targets: Targets | None = None) -> AsyncResult[Any]:
+        """`run` that does not wait."""
+        source = Path(filename).expanduser().read_bytes()
+        return self._call(operations.run_file, (source, str(filename)), {}, name="_run", targets=targets)
+
+    def run_sync(self, filename: str | PathLike[str], *, targets: Targets | None = None) -> AsyncResult[Any]:
+        """`run` that waits, and raises what failed; its `AsyncResult` is finished."""
+        return self._checked(lambda: self.run_async(filename, targets=targets), True, "run")
+
+    # --- map ----------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        f: Callable[..., Any],
+        /,
+        *sequences: Iterable[Any],
+        block: bool | None = None,
+        return_exceptions: bool = False,
+    ) -> Any:
+        """``map(f, *sequences)`` in parallel: one contiguous chunk of items for each engine.
+
+        Stops at the shortest sequence; the order of results is that of the items. There is no load
+        balancing.
+
+        Args:
+            f: called with one item of each sequence.
+            sequences: any iterables, one of them finite.
+            block: for this call.
+            return_exceptions: an item's error takes its place among the results.
+
+        Returns:
+            A list, or an `AsyncMapResult` that also yields items as they arrive.
+        """
+        return self._finish(
+            lambda: self.map_async(f, *sequences, return_exceptions=return_exceptions), "map", block
+        )
+
+    def map_async(
+        self, f: Callable[..., T], /, *sequences: Iterable[Any], return_exceptions: bool = False
+    ) -> AsyncMapResult[T]:
+        """`map` that does not wait."""
+        ids = self._ids(None)
+        chunk = operations.map_chunk_return_exceptions if return_exceptions else operations.map_chunk
+        function = dump_function(functools.partial(chunk, f))
+        requests: list[tuple[tuple[int, ...], Parcel]] = []
+        sizes: list[int] = []
+        for id, parts in zip(ids, partition.split_aligned(sequences, len(ids)), strict=True):
+            if len(parts[0]):
+                requests.append(((id,), self._parcel(function, parts, {}, "map")))
+                sizes.append(len(parts[0]))
+        return self.client._submit_map(requests, sizes, name_of(f), self.label, single=self._is_one(None))
+
+    def map_sync(
+        self, f: Callable[..., T], /, *sequences: Iterable[Any], return_exceptions: bool = False
+    ) -> list[T]:
+        """`map` that waits."""
+        waited: list[T] = self._wait_for(
+            lambda: self.map_async(f, *sequences, return_exceptions=return_exceptions), "map"
+        )
+        return waited

@@ -1,0 +1,160 @@
+"""Which engines a view means, its flags, and how it submits calls: what all its operations stand on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+from directview.result import AsyncResult
+from directview.wire.objects import dump_arguments, dump_function
+from directview.wire.parcels import Packed, Parcel, pack
+
+if TYPE_CHECKING:
+    from directview.client import Client
+
+__all__ = ["K", "Many", "One", "Targeted", "Targets", "name_of"]
+
+Targets: TypeAlias = int | slice | Sequence[int] | Literal["all"]
+"""One engine by id (negative: from the end), or several: a list of ids, a slice of them, or all."""
+
+
+class One:
+    """Type argument of a view of one engine: results are scalars."""
+
+
+class Many:
+    """Type argument of a view of several engines: results are lists."""
+
+
+K = TypeVar("K", One, Many)
+
+
+class Targeted(Generic[K]):
+    """Some engines of a client, and flags. Arguments as for `DirectView`."""
+
+    def __init__(
+        self,
+        client: Client,
+        targets: int | Sequence[int] | Literal["all"],
+        *,
+        block: bool | None = None,
+        track: bool = False,
+        label: str | None = None,
+    ) -> None:
+        self.client = client
+        self._targets: int | Sequence[int] | Literal["all"] = targets
+        self._block = block
+        self.track = track
+        self.label = label
+
+    # --- what it is -----------------------------------------------------------------------------------
+
+    @property
+    def targets(self) -> int | list[int]:
+        """The engines' ids: an int for a view of one, otherwise a list.
+
+        Assign an id, a list of ids, a slice of the client's ids, or ``'all'``.
+        """
+        return self._ids(None)[0] if isinstance(self._targets, int) else list(self._ids(None))
+
+    @targets.setter
+    def targets(self, targets: Targets) -> None:
+        self._targets = self._chosen(targets)
+
+    @property
+    def block(self) -> bool:
+        """Whether bare operations wait for their results; the client's, unless assigned here."""
+        return self.client.block if self._block is None else self._block
+
+    @block.setter
+    def block(self, block: bool | None) -> None:
+        self._block = block
+
+    def set_flags(self, **flags: Any) -> None:
+        """Assign several of `targets`, `block`, `track`, `label`."""
+        for name in flags:
+            if name not in ("targets", "block", "track", "label"):
+                raise TypeError(f"a view has no flag {name!r}: targets, block, track, label")
+        for name, value in flags.items():
+            setattr(self, name, value)
+
+    @contextmanager
+    def temp_flags(self, **flags: Any) -> Iterator[None]:
+        """`set_flags` for the time of a ``with`` block. Not for concurrent tasks: see `options`."""
+        before = {"_targets": self._targets, "_block": self._block, "track": self.track, "label": self.label}
+        try:
+            self.set_flags(**flags)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self._ids(None))
+
+    def __repr__(self) -> str:
+        shown = "all" if self._targets == "all" else self._targets
+        return f"<{type(self).__name__} {shown}>"
+
+    # --- how it is done -------------------------------------------------------------------------------
+
+    def _chosen(self, targets: Targets) -> int | Sequence[int] | Literal["all"]:
+        return "all" if targets == "all" else self.client._choose(targets)
+
+    def _ids(self, targets: Targets | None) -> tuple[int, ...]:
+        chosen = self._targets if targets is None else self._chosen(targets)
+        if chosen == "all":
+            return self.client._all_ids()
+        return (chosen,) if isinstance(chosen, int) else tuple(chosen)
+
+    def _call(
+        self,
+        f: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        name: str | None = None,
+        targets: Targets | None = None,
+        join: Callable[[list[Any]], Any] | None = None,
+    ) -> AsyncResult[Any]:
+        ids = self._ids(targets)
+        name = name_of(f) if name is None else name
+        parcel = self._parcel(dump_function(f), args, kwargs, name)
+        return self.client._submit([(ids, parcel)], name, self.label, single=self._is_one(targets), join=join)
+
+    def _is_one(self, targets: Targets | None) -> bool:
+        """Whether one engine is meant by its bare id."""
+        return hasattr(self._targets if targets is None else targets, "__index__")
+
+    def _parcel(self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Parcel:
+        return pack((function, dump_arguments(args, kwargs, call=name)))
+
+    def _blocks(self, block: bool | None) -> bool:
+        return self.block if block is None else block
+
+    def _finish(self, submit: Callable[[], AsyncResult[Any]], name: str, block: bool | None = None) -> Any:
+        return self._wait_for(submit, name) if self._blocks(block) else submit()
+
+    def _wait_for(self, submit: Callable[[], AsyncResult[Any]], name: str) -> Any:
+        """Submit and wait; where waiting is not possible, nothing is submitted."""
+        self.client.check_may_block(f"{name}_sync", f"`await view.{name}_async(...)`")
+        return submit().get()
+
+    def _checked(
+        self, submit: Callable[[], AsyncResult[Any]], block: bool | None, name: str
+    ) -> AsyncResult[Any]:
+        if not self._blocks(block):
+            return submit()
+        self.client.check_may_block(f"{name}_sync", f"`await view.{name}_async(...)`")
+        result = submit()
+        result.get()
+        return result
+
+
+def name_of(f: Callable[..., Any]) -> str:
+    """What errors and status call `f`."""
+    while isinstance(f, functools.partial):
+        f = f.func
+    return str(getattr(f, "__name__", type(f).__name__))[:200]
