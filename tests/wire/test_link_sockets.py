@@ -392,7 +392,7 @@ async def test_a_killed_peer_is_noticed_at_once(echo: Echo, good: Listener) -> N
         process.kill()
         await echo.until(lambda: echo.lost)
         assert list(echo.lost) == [echo.routes[1]]
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 0.85  # a heartbeat takes 0.9 s to notice
     finally:
         await end_peer(process)
 

@@ -206,6 +206,15 @@ class Churn(RuleBasedStateMachine):
     def die(self, data: st.DataObject) -> None:
         self.world.end(data.draw(st.sampled_from(self.living())))
 
+    @precondition(lambda self: self.living())
+    @rule(data=st.data())
+    def make_way(self, data: st.DataObject) -> None:
+        """One speaks and dies, and the next one gets its descriptor before anything is read."""
+        conn = data.draw(st.sampled_from(self.living()))
+        self.world.unread.append(conn)
+        self.world.end(conn)
+        self.world.open()
+
     @rule(n=st.integers(0, 3))
     def read_events(self, n: int) -> None:
         for event, fd in self.world.events[:n]:
@@ -244,15 +253,24 @@ class Churn(RuleBasedStateMachine):
         for route in due.probe:
             if not self.world.reachable(self.by_route(route)):
                 self.live.gone(route)
-        for fd, number in (*due.expelled, *due.overdue):
-            self.read_events(len(self.world.events))
-            if self.live.connection_on(fd) == number:
-                self.cut(fd)
+        for fd, number in due.expelled:
+            conn = self.connection(fd, number)
+            if conn is not None:
+                assert conn.expelled, "a peer was cut off in place of an expelled one"
+                self.world.end(conn)
+        for fd, number in due.overdue:
+            conn = self.connection(fd, number)
+            if conn is not None:
+                assert conn.expelled or not conn.admitted, "an admitted, well-behaved peer was cut off"
+                self.world.end(conn)
 
-    def cut(self, fd: int) -> None:
+    def connection(self, fd: int, number: int) -> Conn | None:
+        """What is really cut when the machine says so; None if it no longer stands by it."""
+        self.read_events(len(self.world.events))
+        if self.live.connection_on(fd) != number:
+            return None
         (conn,) = [conn for conn in self.living() if conn.fd == fd]
-        assert conn.expelled or not conn.admitted, "an admitted, well-behaved peer was cut off"
-        self.world.end(conn)
+        return conn
 
     @invariant()
     def no_death_is_missed(self) -> None:
