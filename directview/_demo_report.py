@@ -86,9 +86,9 @@ def rate(step: Step) -> str:
 
 def table_of(works: Sequence[Work], engines: int) -> Table:
     """Times, throughput and agreement of all work."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
-    for name in ("one process", f"{engines} engines", "speed-up", "throughput"):
+    for name in ("one process", f"{engines} engines", "gain", "throughput"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("answers", no_wrap=True)
     for work in works:

@@ -207,7 +207,7 @@ def map_eigenvalues(view: Any, stage: Stage, quick: bool) -> Work:
                     expected.append(float(answer))
         alone(ROUNDS)
     work.agrees = len(radii) == len(expected) and np.allclose(radii, expected, rtol=TOLERANCE, atol=0)
-    work.agreement = "identical" if radii == expected else f"equal to {TOLERANCE:g}"
+    work.agreement = "identical" if radii == expected else f"to {TOLERANCE:g}"
     mean = float(np.mean(radii)) / size**0.5
     work.finding = f"mean spectral radius {mean:.3f} × √n: Girko's circular law says it goes to 1"
     return work

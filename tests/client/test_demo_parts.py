@@ -160,25 +160,11 @@ def printed(thing: object, width: int = 100) -> str:
 
 def test_the_table_tells_times_throughput_and_agreement() -> None:
     lines = printed(table_of([finished()], 2)).splitlines()
-    whole = next(line for line in lines if "Filter signals" in line)
-    assert whole.split() == [
-        "Filter",
-        "signals",
-        "2",
-        "×",
-        "3",
-        "3.00",
-        "s",
-        "2.00",
-        "s",
-        "×",
-        "1.50",
-        "✔",
-        "identical",
-    ]
+    whole = " ".join(next(line for line in lines if "Filter signals" in line).split())
+    assert whole == "Filter signals 3.00 s 2.00 s × 1.50 ✔ identical"
     assert "2.00 GB/s" in next(line for line in lines if "scatter" in line)
     assert any(line.strip() == "2 × 3" for line in lines)
-    assert "…" not in printed(table_of([finished(agreement="equal to 1e-09")], 16), width=80)
+    assert "…" not in printed(table_of([finished(agreement="to 1e-09")], 16), width=80)
     assert "✘ differ" in printed(table_of([finished(agrees=False)], 2))
 
 
