@@ -216,7 +216,7 @@ def load(path: str | os.PathLike[str]) -> ConnectionInfo:
         ConnectionFileError: it can't be read, others can, or what is in it isn't a connection file.
         ConnectionRejected: it was written by another version of directview.
     """
-    where = Path(path).expanduser()
+    where = Path(path).expanduser().absolute()
     if where.is_dir():
         where = where / "client.json"
     try:
@@ -318,7 +318,7 @@ def find(
     deadline = time.monotonic() + timeout
     while True:
         try:
-            info = load(path) if path is not None else load(_locate(profile, cluster_id, role))
+            info = _load_for(role, path) if path is not None else load(_locate(profile, cluster_id, role))
             if choose_address(info) is not None:
                 return info
             failure: DirectViewError = ControllerUnreachable(
@@ -330,6 +330,18 @@ def find(
         if path is not None or time.monotonic() >= deadline:
             raise failure
         time.sleep(_POLL)
+
+
+def _load_for(role: str, path: str | os.PathLike[str]) -> ConnectionInfo:
+    """`load`, of a file for this role; of a folder, that role's file."""
+    where = Path(path).expanduser()
+    info = load(where / f"{role}.json" if where.is_dir() else where)
+    if info.role != role:
+        raise ConnectionFileError(
+            f"{info.source} is a file for {info.role}s: what is needed here is the {role}.json that the "
+            "controller wrote beside it"
+        )
+    return info
 
 
 def _locate(profile: str | None, cluster_id: str | None, role: str) -> Path:

@@ -41,6 +41,7 @@ class SupervisorFile:
     def write(self, folder: Path) -> None:
         """Write it, whole or not at all."""
         temporary = folder / f".supervisor-{self.pid}"
+        temporary.touch(mode=0o600)
         temporary.write_text(json.dumps({"pid": self.pid, "started": self.started, "control": self.control}))
         temporary.rename(folder / "supervisor.json")
 

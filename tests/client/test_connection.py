@@ -203,6 +203,23 @@ def test_a_live_cluster_is_found_by_profile_id_and_path() -> None:
         assert is_alive(find("mpi"))
 
 
+def test_a_file_for_the_other_role_is_refused_with_the_right_ones_name(tmp_path: Path) -> None:
+    for role in ("client", "engine"):
+        info(role=role).write(tmp_path)
+    with pytest.raises(ConnectionFileError, match=r"client\.json is a file for clients.*the engine\.json"):
+        find(path=tmp_path / "client.json", role="engine")
+    with pytest.raises(ControllerUnreachable, match=r"engine\.json"):
+        find(path=tmp_path, role="engine")
+
+
+def test_a_relative_path_stays_right_when_the_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = info().write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load("client.json").source == str(path)
+
+
 def test_a_dead_controller_is_said_so_with_file_and_address() -> None:
     folder = folders.profile_folder("mpi", create=True)
     path = folders.socket_path("0123456789ab")
