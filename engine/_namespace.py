@@ -45,6 +45,7 @@ from directview.wire.objects import Packed
 __all__ = ["PLAIN", "Namespace", "Overlay"]
 
 _MARK: Final = by_value.make_main_function.__name__.encode()
+_REFERENCE: Final = b"dereference"
 _MARKED_BYTES: Final = 64 << 10
 """In a longer pickle the mark is not looked for: the search would take longer than a slower unpickler."""
 _MOULDS: Final = 512
@@ -102,6 +103,8 @@ class Namespace:
                         return mould.cast()
             return self._load(data, buffers)
         except (ImportError, AttributeError) as error:
+            if getattr(error, "__notes__", None):  # a Reference has said more
+                raise
             error.add_note(
                 "This was raised on the engine while it loaded what the client sent. A module that only the "
                 "client has must be installed or on sys.path here too, or be sent along: "
@@ -122,7 +125,13 @@ class Namespace:
         overlay = arrival.overlay(stays=stays)
         if overlay.withheld:
             self._remember_withheld(overlay)
-        if is_function and not buffers and len(data) <= _MARKED_BYTES and data not in self._moulds:
+        if (
+            is_function
+            and not buffers
+            and len(data) <= _MARKED_BYTES
+            and data not in self._moulds
+            and _REFERENCE not in data  # what it stands for changes
+        ):
             while len(self._moulds) >= _MOULDS:
                 del self._moulds[next(iter(self._moulds))]
             self._moulds[data] = Mould.of(obj, arrival.functions, overlay, self._layouts, self.names)

@@ -185,7 +185,7 @@ class _Driver(Generic[Y, S]):
         finally:
             armed.current = outer
 
-    def throw(self, *error: Any) -> Y:
+    def throw(self, *thrown: Any) -> Y:
         armed = self._armed
         outer = armed.current
         armed.current = None
@@ -193,7 +193,7 @@ class _Driver(Generic[Y, S]):
             self._enter()
             try:
                 armed.current = self._call
-                return self._driven.throw(*error)  # type: ignore[no-any-return]
+                return self._driven.throw(*thrown)  # type: ignore[no-any-return]
             finally:
                 armed.current = None
                 self._leave()
@@ -268,8 +268,10 @@ class _CallCoroutine(Driven):
 
 
 def _was_interrupted(error: BaseException, call: object) -> bool:
-    """Whether `error` is the interrupt of `call`, or came of it: `asyncio.run`, for one, if it is hit while
-    it closes its loop, fails with a RuntimeError about that."""
+    """Whether `error` is the interrupt of `call`, or came of it.
+
+    `asyncio.run`, for one, fails with a RuntimeError about its loop if it is hit while it closes that.
+    """
     waiting: list[BaseException | None] = [error]
     for _ in range(100):
         if not waiting:

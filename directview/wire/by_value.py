@@ -322,7 +322,9 @@ def _shallow_size(value: Any) -> int:
     # These may be the user's own code, and here is no one to tell its errors to.
     try:
         size = sys.getsizeof(value, 64)
-        nbytes = getattr(value, "nbytes", 0)  # arrays and tensors
+        nbytes = getattr(value, "nbytes", None)  # arrays and tensors
     except Exception:  # noqa: BLE001
         return 64
-    return max(size, nbytes) if type(nbytes) is int else size
+    if type(nbytes) is not int:
+        return size
+    return nbytes if 0 <= size - nbytes <= 256 else max(size, nbytes)  # an array, or a view of one

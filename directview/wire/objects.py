@@ -18,6 +18,7 @@ from types import FunctionType, ModuleType
 from typing import Any, Final
 
 import cloudpickle.cloudpickle as cp
+import numpy as np
 
 from directview.errors import SerializationError
 from directview.wire.by_value import reduce_class, reduce_function
@@ -49,6 +50,8 @@ class _Pickler(pickle.Pickler):
             return reduce_function(obj, self.shared, self.taken)
         if issubclass(kind, type):
             return reduce_class(obj)
+        if kind is np.ndarray:
+            return _reduce_array(obj)
         if kind is memoryview:
             return bytes, (pickle.PickleBuffer(obj if obj.contiguous else obj.tobytes()),)
         reduce = _REDUCERS.get(kind)
@@ -57,6 +60,27 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, ModuleType):  # of a subclass: lazy modules
             return cp._module_reduce(obj)
         return NotImplemented
+
+
+def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
+    """What numpy copies, or brings into native byte order, it need not: a view of the bytes does for all.
+
+    numpy's own way sends datetimes, times and what is not contiguous within the pickle.
+    """
+    dtype = array.dtype
+    large = array.nbytes >= OUT_OF_BAND_BYTES
+    if not (large or not dtype.isnative) or dtype.hasobject or dtype.kind == "T" or not dtype.itemsize:
+        return NotImplemented
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    flat = array.T if order == "F" else np.ascontiguousarray(array)
+    view: Any = flat.reshape(-1).view(np.uint8)
+    return _rebuild_array, (pickle.PickleBuffer(view), dtype, array.shape, order)
+
+
+def _rebuild_array(
+    buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
+) -> np.ndarray[Any, Any]:
+    return np.ndarray(shape, dtype, buffer, order=order)
 
 
 def dumps(obj: object, *, part: str = "object", taken: Mapping[str, object] | None = None) -> Packed:
@@ -97,7 +121,14 @@ def _dump(obj: object, taken: Mapping[str, object] | None = None) -> Packed:
     pickler = _Pickler(file, 5, buffer_callback=keep_in_band)
     if taken is not None:
         pickler.taken = taken
-    pickler.dump(obj)
+    try:
+        pickler.dump(obj)
+    except BaseException:
+        # The error holds this frame. A PickleBuffer of a memoryview, if it is part of a cycle, crashes the
+        # garbage collector (CPython 3.11 and 3.12), so none must be left in it.
+        pickler.clear_memo()
+        buffers.clear()
+        raise
     return Packed(file.getvalue(), buffers)
 
 

@@ -39,13 +39,15 @@ class Found(NamedTuple):
     """The last step in words, such as ``attribute 'lock' of Foo``; empty when the path says it all."""
     reason: str
     """Why it can't be pickled."""
+    depth: int
+    """How many steps the path has."""
 
     def __str__(self) -> str:
         if not self.path:
             return self.reason
         if not self.what:
             return f"{self.path}: {self.reason}"
-        if self.path.count(".") + self.path.count("[") == 1:
+        if self.depth == 1:
             return f"{self.what}: {self.reason}"
         return f"{self.path} ({self.what}): {self.reason}"
 
@@ -94,7 +96,8 @@ def locate(obj: object, error: Exception, dump: Dump) -> Found:
         try:
             dump(part, sink)
         except Exception as error:  # noqa: BLE001 - whatever a reducer of the user's raises
-            return error
+            # Without the frames, which hold what was tried, in a cycle with what holds the error.
+            return error.with_traceback(None)
         return None
 
     path = ""
@@ -115,7 +118,7 @@ def locate(obj: object, error: Exception, dump: Dump) -> Found:
             alive.append(obj)
     except _Exhausted:
         pass
-    return Found(path, what, _reason(obj, error))
+    return Found(path, what, _reason(obj, error), len(alive) - 1)
 
 
 def _first_failing(

@@ -198,7 +198,7 @@ overlay = Overlay({"mine": 1}, Layouts().make({"mine": 1}), {})
 chance = random.Random(5)
 complaints = []  # of the engine's own loop
 # A loop of the user's that is hit while asyncio.run makes or ends it complains when it is thrown away.
-sys.unraisablehook = lambda unraisable: None
+sys.unraisablehook = id  # does nothing, and in C: an interrupt can't hit it
 logging.getLogger("asyncio").disabled = True
 
 def tell(*words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import inspect
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -84,7 +85,7 @@ async def test_a_step_that_cannot_be_entered_is_not_taken(log: Log) -> None:
     driven = Driven(coroutine, refuse, log.leave)
     with pytest.raises(RuntimeError, match="no entry"):
         driven.send(None)
-    assert coroutine.cr_frame is not None
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
     coroutine.close()
 
 
@@ -99,7 +100,7 @@ async def test_cancelling_goes_through_and_cleaning_up_is_surrounded_too(log: Lo
             await asyncio.sleep(0)
             cleaned.append(log.inside)
 
-    task = asyncio.create_task(log.drive(waits()))
+    task: asyncio.Task[Any] = asyncio.create_task(log.drive(waits()))
     await asyncio.sleep(0)
     task.cancel("enough")
     with pytest.raises(asyncio.CancelledError, match="enough"):
@@ -150,7 +151,7 @@ async def test_closing_is_a_step(log: Log) -> None:
 
 
 async def test_a_task_shows_the_users_coroutine(log: Log) -> None:
-    task = asyncio.create_task(log.drive(three_steps(log)))
+    task: asyncio.Task[Any] = asyncio.create_task(log.drive(three_steps(log)))
     assert "three_steps" in repr(task)
     (frame,) = task.get_stack()
     assert frame.f_code.co_name == "three_steps"
@@ -161,7 +162,7 @@ async def test_a_task_shows_the_users_coroutine(log: Log) -> None:
 async def test_an_eager_task_takes_its_first_step_at_once(log: Log) -> None:
     loop = asyncio.get_running_loop()
     loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
-    task = asyncio.create_task(log.drive(three_steps(log)))
+    task: asyncio.Task[Any] = asyncio.create_task(log.drive(three_steps(log)))
     assert log.steps == 1
     assert await task == "done"
 
@@ -169,7 +170,7 @@ async def test_an_eager_task_takes_its_first_step_at_once(log: Log) -> None:
 def test_a_driven_generator_is_a_generator(log: Log) -> None:
     def doubles() -> Generator[int, int, str]:
         value = 0
-        while value is not None and value < 10:
+        while value < 10:
             assert log.inside == 1
             try:
                 value = yield 2 * value
@@ -283,7 +284,7 @@ def test_a_plain_function_runs_as_its_call(engine: Engine) -> None:
     overlay = engine.overlay(mine="the client's")
 
     def look(word: str, *, other: str) -> Any:
-        return engine.steps.current, engine.steps.owner(), (lambda: (shared, mine))(), word + other  # type: ignore[name-defined]  # noqa: F821
+        return engine.steps.current, engine.steps.owner(), (lambda: (shared, mine))(), word + other  # type: ignore[name-defined]
 
     f = engine.function(look, overlay)
     expected = (("c", 1), ("c", 1), ("the engine's", "the client's"), "ab")
@@ -325,11 +326,11 @@ async def test_interleaved_calls_keep_their_own_names_and_ids(engine: Engine) ->
     async def looks(times: int) -> list[Any]:
         seen = []
         for _ in range(times):
-            seen.append((engine.steps.current, engine.steps.owner(), (lambda: mine)()))  # type: ignore[name-defined]  # noqa: F821
+            seen.append((engine.steps.current, engine.steps.owner(), (lambda: mine)()))  # type: ignore[name-defined]
             await asyncio.sleep(0)
         return seen
 
-    tasks = []
+    tasks: list[asyncio.Task[Any]] = []
     for call in range(20):
         overlay = engine.overlay(mine=call)
         coroutine = engine.function(looks, overlay)(5)
@@ -348,7 +349,7 @@ async def test_the_tasks_of_a_call_run_as_the_call(engine: Engine) -> None:
 
     async def child() -> Any:
         await asyncio.sleep(0)
-        return engine.steps.current, (lambda: mine)()  # type: ignore[name-defined]  # noqa: F821
+        return engine.steps.current, (lambda: mine)()  # type: ignore[name-defined]
 
     async def parent() -> list[Any]:
         async with asyncio.TaskGroup() as group:
@@ -357,7 +358,7 @@ async def test_the_tasks_of_a_call_run_as_the_call(engine: Engine) -> None:
         return [await task for task in [*tasks, grandchild]]
 
     child = engine.function(child, overlay)
-    found = await asyncio.create_task(engine.steps.drive(9, overlay, parent()))
+    found: Any = await asyncio.create_task(engine.steps.drive(9, overlay, parent()))
     assert found == [(9, "the client's")] * 4
 
     async def not_a_call() -> Any:
@@ -374,7 +375,7 @@ async def test_a_task_factory_that_is_there_goes_on_making_the_tasks(engine: Eng
         made.append(coroutine)
         return asyncio.Task(coroutine, loop=loop, **options)
 
-    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    loop.set_task_factory(factory)
     engine.steps.install_task_factory(loop)
 
     async def child() -> object:
@@ -401,10 +402,10 @@ async def test_the_first_step_of_an_eager_task_lies_inside_its_makers(engine: En
         seen.append(engine.steps.current)
 
     async def parent() -> Any:
-        task = asyncio.create_task(child())
+        task: asyncio.Task[Any] = asyncio.create_task(child())
         seen.append(engine.steps.current)
         await task
-        return (lambda: mine)()  # type: ignore[name-defined]  # noqa: F821
+        return (lambda: mine)()  # type: ignore[name-defined]
 
     parent = engine.function(parent, overlay)
     assert await asyncio.create_task(engine.steps.drive(3, overlay, parent())) == "outer"
@@ -426,7 +427,7 @@ async def test_nothing_that_a_coroutine_raises_ends_the_loop(
         await asyncio.create_task(leaves())
 
     for coroutine in (leaves(), parent()):
-        task = asyncio.create_task(engine.steps.drive(1, PLAIN, coroutine))
+        task: asyncio.Task[Any] = asyncio.create_task(engine.steps.drive(1, PLAIN, coroutine))
         await asyncio.wait([task])
         with pytest.raises(kind) as caught:
             result_of(task)
@@ -438,7 +439,7 @@ async def test_an_interrupted_coroutine_ends_as_a_cancelled_task(engine: Engine)
         await asyncio.sleep(0)
         raise CallCancelled(1)  # as the handler would, in the middle of this step
 
-    task = asyncio.create_task(engine.steps.drive(1, PLAIN, interrupted()))
+    task: asyncio.Task[Any] = asyncio.create_task(engine.steps.drive(1, PLAIN, interrupted()))
     await asyncio.wait([task])
     assert task.cancelled()
     assert task.cancelling() == 1
@@ -463,17 +464,17 @@ async def test_what_fails_because_it_was_interrupted_counts_as_interrupted(engin
     async def fails() -> None:
         fails_in_cleaning_up()
 
-    task = asyncio.create_task(engine.steps.drive(1, PLAIN, fails()))
+    task: asyncio.Task[Any] = asyncio.create_task(engine.steps.drive(1, PLAIN, fails()))
     await asyncio.wait([task])
     assert task.cancelled()
-    other = asyncio.create_task(engine.steps.drive(2, PLAIN, fails()))
+    other: asyncio.Task[Any] = asyncio.create_task(engine.steps.drive(2, PLAIN, fails()))
     await asyncio.wait([other])
     with pytest.raises(RuntimeError):
         result_of(other)
 
 
 async def test_a_result_comes_through(engine: Engine) -> None:
-    task = asyncio.create_task(engine.steps.drive(1, PLAIN, asyncio.sleep(0, "value")))
+    task: asyncio.Task[Any] = asyncio.create_task(engine.steps.drive(1, PLAIN, asyncio.sleep(0, "value")))
     await asyncio.wait([task])
     assert result_of(task) == "value"
 
@@ -510,7 +511,7 @@ def test_a_generators_items_are_plain_steps(engine: Engine) -> None:
 
     def items() -> Generator[Any, None, None]:
         for _ in range(2):
-            yield engine.steps.current, (lambda: mine)()  # type: ignore[name-defined]  # noqa: F821
+            yield engine.steps.current, (lambda: mine)()  # type: ignore[name-defined]
         yield runs_its_own_loop()
 
     async def main() -> list[Any]:
@@ -532,7 +533,7 @@ async def test_an_async_generators_steps_are_the_calls(engine: Engine) -> None:
         try:
             while True:
                 await asyncio.sleep(0)
-                sent = yield engine.steps.current, (lambda: mine)()  # type: ignore[name-defined]  # noqa: F821
+                sent = yield engine.steps.current, (lambda: mine)()  # type: ignore[name-defined]
                 if sent is not None:
                     yield sent
         except KeyError:
