@@ -12,6 +12,10 @@ the function, then in Python's builtins. Three things make that so:
 - A function that stays in the namespace when its call is over (a pushed one, a ``global`` one) goes on to
   find its names while it stays: what came with it lies under the overlay of each later call.
 
+A function from a module that the engine has not got by name (a lambda in a test module, what a library's
+decorator made) is a guest: what travelled with it comes first, so that the namespace can't get between a
+library and its own names, and the namespace next (`directview.engine._overlay.Guest`).
+
 ``global`` statements write to the namespace; nothing else that is shipped does. What is not found: names
 that stand only in strings given to ``eval`` or ``exec``, since no pickler can see them; and names for
 functions that a thread makes after its call has ended, or that stay only inside of a container.
@@ -28,6 +32,7 @@ Use, in the order of a call::
 from __future__ import annotations
 
 import builtins
+import dis
 import io
 import pickle
 import sys
@@ -37,7 +42,7 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from directview.engine._mould import Mould, make_function
-from directview.engine._overlay import PLAIN, Layouts, Overlay
+from directview.engine._overlay import PLAIN, Guest, Layouts, Overlay
 from directview.wire import by_value, objects
 from directview.wire.by_value import PLAIN_BUILTINS, State, builtins_of, fill_fields, names_beside_builtins
 from directview.wire.objects import Packed
@@ -46,6 +51,7 @@ __all__ = ["PLAIN", "Namespace", "Overlay"]
 
 _MARK: Final = by_value.make_main_function.__name__.encode()
 _REFERENCE: Final = b"dereference"
+_GUEST: Final = by_value.make_guest_function.__name__.encode()
 _MARKED_BYTES: Final = 64 << 10
 """In a longer pickle the mark is not looked for: the search would take longer than a slower unpickler."""
 _MOULDS: Final = 512
@@ -95,7 +101,7 @@ class Namespace:
         """
         try:
             if len(data) <= _MARKED_BYTES:
-                if _MARK not in data:
+                if _MARK not in data and _GUEST not in data:
                     return objects.loads(data, buffers), PLAIN
                 if not buffers:
                     mould = self._moulds.get(data)
@@ -117,16 +123,18 @@ class Namespace:
         unpickler = _Unpickler(io.BytesIO(data), buffers=buffers)
         unpickler.arrival = arrival
         obj = unpickler.load()
-        if not arrival.functions:
+        guests = arrival.writing_guests()
+        if not arrival.functions and not guests:
             return obj, PLAIN
         is_function = type(obj) is FunctionType
-        # Arguments, a tuple, may be put anywhere by what is called with them.
-        stays = type(obj) is tuple or any([_stores_globals(made.__code__) for made in arrival.functions])
-        overlay = arrival.overlay(stays=stays)
+        # Arguments may be put anywhere by what is called with them; so may what `require` takes along.
+        stays = not is_function or any([bool(_stored_globals(made.__code__)) for made in arrival.functions])
+        overlay = arrival.overlay(stays=stays, guests=guests)
         if overlay.withheld:
             self._remember_withheld(overlay)
         if (
             is_function
+            and not arrival.guests
             and not buffers
             and len(data) <= _MARKED_BYTES
             and data not in self._moulds
@@ -186,6 +194,8 @@ class Namespace:
     def leave(self, overlay: Overlay, before: Any) -> None:
         """End the step that `enter` began."""
         self._depth -= 1
+        for guest in overlay.guests:
+            guest.hand_over()
         if (overlay.stays and overlay.names) or (
             self._base is not PLAIN and len(self.names) != self._settled  # cleared, or deleted from
         ):
@@ -260,6 +270,22 @@ class _Arrival:
         self._names: dict[str, Any] = {}
         self._withheld: dict[str, int] = {}
         self._builtins: dict[str, Any] | None = None
+        self.guests: dict[int, Guest] = {}
+        """Globals of functions from modules that can't be imported by name; by the id of what they came as."""
+
+    def make_guest(
+        self, code: CodeType, base: dict[str, Any], closure: tuple[CellType, ...] | None
+    ) -> FunctionType:
+        """In place of `directview.wire.by_value.make_guest_function`."""
+        guest = self.guests.get(id(base))
+        if guest is None:
+            guest = self.guests[id(base)] = Guest(base, self._namespace)
+        guest.stores.update(_stored_globals(code))
+        return FunctionType(code, guest, None, None, closure)
+
+    def writing_guests(self) -> tuple[Guest, ...]:
+        """Those whose functions have ``global`` statements."""
+        return tuple([guest for guest in self.guests.values() if guest.stores])
 
     def make_function(
         self, code: CodeType, base: object, closure: tuple[CellType, ...] | None, takes: bool
@@ -284,12 +310,14 @@ class _Arrival:
             # Now, and not at the end: unpickling may call functions that it has just made.
             self._builtins.update(names)
 
-    def overlay(self, *, stays: bool) -> Overlay:
+    def overlay(self, *, stays: bool, guests: tuple[Guest, ...]) -> Overlay:
         """What came along, when everything has been unpickled."""
         if self._builtins is None:
-            return Overlay({}, PLAIN_BUILTINS, self._withheld) if self._withheld else PLAIN
+            if not self._withheld and not guests:
+                return PLAIN
+            return Overlay({}, PLAIN_BUILTINS, self._withheld, guests=guests)
         self._layouts.remake(self._builtins, self._names)
-        return Overlay(self._names, self._builtins, self._withheld, stays=stays)
+        return Overlay(self._names, self._builtins, self._withheld, stays=stays, guests=guests)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -303,14 +331,19 @@ class _Unpickler(pickle.Unpickler):
                 return self.arrival.make_function
             if name == "fill_main_function":
                 return self.arrival.fill_function
+            if name == "make_guest_function":
+                return self.arrival.make_guest
         return super().find_class(module, name)
 
 
-def _stores_globals(code: CodeType) -> bool:
-    operations = code.co_code[::2]
-    return any([operation in operations for operation in _STORES_GLOBAL]) or any(
-        [_stores_globals(const) for const in code.co_consts if isinstance(const, CodeType)]
-    )
+def _stored_globals(code: CodeType) -> set[str]:
+    """Names that `code` sets by ``global``, and the code in it."""
+    found: set[str] = set()
+    if any([operation in code.co_code[::2] for operation in _STORES_GLOBAL]):
+        found = {
+            str(step.argval) for step in dis.get_instructions(code) if step.opcode in _STORES_GLOBAL
+        }
+    return found.union(*[_stored_globals(const) for const in code.co_consts if isinstance(const, CodeType)])
 
 
 def _functions_of(value: Any) -> list[FunctionType]:

@@ -19,13 +19,42 @@ from typing import Any, Final
 
 from directview.wire.by_value import PLAIN_BUILTINS
 
-__all__ = ["PLAIN", "Layouts", "Overlay"]
+__all__ = ["PLAIN", "Guest", "Layouts", "Overlay"]
+
+
+class Guest(dict[str, Any]):
+    """Globals of functions that bring their own: what they lack is looked for in the namespace.
+
+    CPython asks a dictionary's subclass for each global, in 0.2 to 0.4 microseconds instead of 0.02.
+
+    Args:
+        names: what came with them, and ``__name__`` and its kin.
+        namespace: the engine's.
+    """
+
+    __slots__ = ("namespace", "stores")
+
+    def __init__(self, names: Mapping[str, Any], namespace: dict[str, Any]) -> None:
+        super().__init__(names)
+        self["__builtins__"] = PLAIN_BUILTINS
+        self.namespace = namespace
+        self.stores: set[str] = set()
+        """Names that ``global`` statements of these functions set."""
+
+    def __missing__(self, name: str) -> Any:
+        return self.namespace[name]
+
+    def hand_over(self) -> None:
+        """Give the namespace what was set by ``global``."""
+        for name in self.stores:
+            if name in self:
+                self.namespace[name] = self.pop(name)
 
 
 class Overlay:
     """What travelled with one pickle."""
 
-    __slots__ = ("above", "builtins", "names", "stays", "withheld")
+    __slots__ = ("above", "builtins", "guests", "names", "stays", "withheld")
 
     def __init__(
         self,
@@ -34,6 +63,7 @@ class Overlay:
         withheld: Mapping[str, int],
         *,
         stays: bool = False,
+        guests: tuple[Guest, ...] = (),
     ) -> None:
         self.names = names
         self.builtins = builtins
@@ -42,6 +72,8 @@ class Overlay:
         """Names that the client has but did not send, and their sizes in bytes."""
         self.stays = stays
         """Functions that came may stay in the namespace when the call is over."""
+        self.guests = guests
+        """Globals, of functions that brought their own, in which something may be set for the namespace."""
         self.above: tuple[Overlay, dict[str, Any]] | None = None
         """Another overlay, and the two of them together, this one's names first."""
 
@@ -107,11 +139,12 @@ class Layouts:
 
     def merge(self, first: Overlay, second: Overlay) -> Overlay:
         """Both together; where both have a name, `first` counts."""
-        if first is second or not (second.names or second.withheld):
+        if first is second or not (second.names or second.withheld or second.guests):
             return first
-        if not (first.names or first.withheld):
+        if not (first.names or first.withheld or first.guests):
             return second
         names = {**second.names, **first.names}
         withheld = {**second.withheld, **first.withheld}
         made = self.make(names) if names else PLAIN_BUILTINS
-        return Overlay(names, made, withheld, stays=first.stays or second.stays)
+        stays, guests = first.stays or second.stays, first.guests + second.guests
+        return Overlay(names, made, withheld, stays=stays, guests=guests)

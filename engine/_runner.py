@@ -19,7 +19,7 @@ from directview.engine._interrupt import CallCancelled, Interrupts
 from directview.engine._namespace import Namespace
 from directview.engine._outbox import Outbox
 from directview.engine._state import Call, EngineState
-from directview.engine._steps import Steps
+from directview.engine._steps import Steps, result_of
 from directview.errors import SerializationError
 from directview.wire.exceptions import capture
 from directview.wire.messages import ABORTED, FAILED, OK
@@ -114,16 +114,9 @@ class Runner:
             engine_id=self._state.id,
             engine_uuid=self._state.uuid.hex(),
             method="apply",
-            dumps=self._dump_whole,
+            dumps=self._namespace.dumps_whole,
         )
         return pack((Packed(rich or b"", ()),), summary)
-
-    def _dump_whole(self, part: object) -> bytes:
-        """A part of an exception, in one piece."""
-        data, buffers = self._namespace.dumps(part, part="the exception")
-        if buffers:
-            raise ValueError("it is too large to travel with an exception")
-        return data
 
     # --- coroutines ---------------------------------------------------------------------------------
 
@@ -138,7 +131,7 @@ class Runner:
     def _task_done(self, call: Call, task: asyncio.Task[Any], started: float) -> None:
         del self._tasks[call]
         try:
-            value = task.result()
+            value = result_of(task)
             self._end(call, OK, started, self._pack_value(call, value))
         except (asyncio.CancelledError, CallCancelled) as error:
             if task.cancelling() or isinstance(error, CallCancelled):

@@ -160,8 +160,8 @@ def reduce_function(
     if main:
         makes = (code, base, closure, bool(travelling))
         return make_main_function, makes, (attributes, fields, withheld), None, None, fill_main_function
-    made = (code, base, None, None, closure)
-    return cp._make_function, made, (attributes, fields), None, None, cp._function_setstate
+    made = (code, base, closure)
+    return make_guest_function, made, (attributes, fields), None, None, cp._function_setstate
 
 
 def _submodules(function: FunctionType, travelling: Mapping[str, Any]) -> list[ModuleType]:
@@ -187,6 +187,15 @@ def make_main_function(
     code: CodeType, base: dict[str, Any], closure: tuple[CellType, ...] | None, takes: bool
 ) -> FunctionType:
     """Rebuild a function from ``__main__``, with globals of its own (on an engine: with its namespace)."""
+    base["__builtins__"] = builtins
+    return FunctionType(code, base, None, None, closure)
+
+
+def make_guest_function(
+    code: CodeType, base: dict[str, Any], closure: tuple[CellType, ...] | None
+) -> FunctionType:
+    """Rebuild a function of a module that can't be had by name (a lambda in it, say), with the globals that
+    it takes along; on an engine, names that are not among them are looked for in the namespace."""
     base["__builtins__"] = builtins
     return FunctionType(code, base, None, None, closure)
 
