@@ -271,7 +271,7 @@ class _Arrival:
         self._withheld: dict[str, int] = {}
         self._builtins: dict[str, Any] | None = None
         self.guests: dict[int, Guest] = {}
-        """Globals of functions from modules that can't be imported by name; by the id of what they came as."""
+        """Globals of functions that bring their own, by the id of what they came as."""
 
     def make_guest(
         self, code: CodeType, base: dict[str, Any], closure: tuple[CellType, ...] | None

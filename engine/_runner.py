@@ -124,7 +124,8 @@ class Runner:
         with self._outbox.lock:
             self._state.suspended(call)
         loop = asyncio.get_running_loop()
-        task: asyncio.Task[Any] = loop.create_task(self._steps.drive(call.key, overlay, coroutine), name=call.name)
+        driven = self._steps.drive(call.key, overlay, coroutine)
+        task: asyncio.Task[Any] = loop.create_task(driven, name=call.name)
         self._tasks[call] = task
         task.add_done_callback(lambda task: self._task_done(call, task, started))
 

@@ -194,8 +194,10 @@ def make_main_function(
 def make_guest_function(
     code: CodeType, base: dict[str, Any], closure: tuple[CellType, ...] | None
 ) -> FunctionType:
-    """Rebuild a function of a module that can't be had by name (a lambda in it, say), with the globals that
-    it takes along; on an engine, names that are not among them are looked for in the namespace."""
+    """Rebuild a function that its module doesn't hold by name (a lambda, say), with the globals it brings.
+
+    On an engine, names that are not among them are looked for in the namespace.
+    """
     base["__builtins__"] = builtins
     return FunctionType(code, base, None, None, closure)
 

@@ -25,7 +25,7 @@ def call(names: dict[str, Any], f: Callable[..., Any], *args: Any) -> tuple[Any,
 
 
 def test_finds_what_its_own_module_lacks_in_the_namespace() -> None:
-    value, left = call({"a": 5, "b": 10}, lambda x: a + b + x, 27)  # type: ignore[name-defined]  # noqa: F821
+    value, left = call({"a": 5, "b": 10}, lambda x: a + b + x, 27)  # type: ignore[name-defined]
     assert value == 42
     assert left == {"a": 5, "b": 10}
 
@@ -38,7 +38,7 @@ def test_prefers_what_travelled_with_it_to_the_namespace() -> None:
 def test_functions_made_while_it_runs_see_the_same() -> None:
     def outer(x: int) -> Any:
         def inner(y: int) -> Any:
-            return [a * SCALE + z for z in range(y)]  # type: ignore[name-defined]  # noqa: F821
+            return [a * SCALE + z for z in range(y)]  # type: ignore[name-defined]
 
         return (lambda: inner(x))()
 
@@ -53,7 +53,7 @@ def test_builtins_come_last_and_can_be_shadowed_by_the_namespace() -> None:
 def test_a_name_that_is_nowhere_is_an_ordinary_name_error() -> None:
     def missing() -> str:
         try:
-            return str(nowhere)  # type: ignore[name-defined]  # noqa: F821
+            return str(nowhere)  # type: ignore[name-defined]
         except NameError as error:
             return str(error)
 
