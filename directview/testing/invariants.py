@@ -1,0 +1,145 @@
+"""What must hold in the state machines after every step, and what must be left of nothing at the end."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from directview._client_calls import Stage as ClientStage
+from directview._client_state import ClientState
+from directview.controller._queues import WINDOW_BYTES, EngineQueue
+from directview.controller._state import Controller
+from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage
+
+__all__ = ["check_client", "check_controller", "check_engine", "leftovers"]
+
+
+def check_client(state: ClientState) -> None:
+    """Credit, order and bookkeeping of a client. Raises AssertionError."""
+    for seq, call in state.calls.items():
+        assert call.seq == seq >= state.watermark
+        unaccepted = [stage for stage in call.pending.values() if stage is not ClientStage.ACCEPTED]
+        assert call.unaccepted == len(unaccepted)
+        assert (call.parcel is not None) == bool(unaccepted)
+    for id, engine in state._engines.items():
+        stages = {seq: call.pending[id] for seq, call in engine.given.items()}
+        held = {**engine.held, **engine.unknown}
+        assert all(call.pending[id] is ClientStage.HELD for call in held.values())
+        assert ClientStage.HELD not in stages.values()
+        assert list(engine.held) == sorted(engine.held)
+        sent = [seq for seq, stage in stages.items() if stage is ClientStage.SENT]
+        sizes = [call.parcel.nbytes for seq in sent if (call := engine.given[seq]).parcel is not None]
+        assert (engine.calls, engine.bytes) == (len(sizes), sum(sizes))
+        assert engine.calls <= engine.credit_calls
+        assert engine.bytes <= engine.credit_bytes or engine.calls == 1
+        assert engine.asked == sum([stage is ClientStage.ASKED for stage in stages.values()])
+        assert not (engine.unknown and engine.open)
+        assert set(engine.receiving) <= set(engine.given)
+        for receiving in engine.receiving.values():
+            parcel = receiving.parcel
+            assert parcel.received <= receiving.granted <= parcel.received + state._pace.ahead
+        idle = list(engine.receiving.values())[2:]
+        assert sum([receiving.granted > 0 and receiving.parcel.received == 0 for receiving in idle]) == 0
+
+
+def check_engine(state: EngineState) -> None:
+    """Order, windows and bookkeeping of an engine. Raises AssertionError."""
+    for client in state._clients.values():
+        for seq, call in client.calls.items():
+            assert call.seq == seq
+            assert (call.stage is Stage.DONE) == (seq in client.retained)
+            assert (call.result is not None) == (call.stage is Stage.DONE)
+        if client.line:
+            assert not client.line[0].complete
+        arriving = [call.seq for call in client.line if call.stage is Stage.ARRIVING]
+        assert sorted(arriving) == arriving
+        assert set(arriving) == {call.seq for call in client.calls.values() if call.stage is Stage.ARRIVING}
+        assert all(seq >= client.watermark for seq in client.retained)
+        for number, call in enumerate(client.large.values()):
+            assert call.stage in (Stage.ARRIVING, Stage.QUEUED)
+            assert call.parcel is not None
+            received = call.parcel.received
+            assert received <= call.granted <= received + state._pace.ahead
+            assert not call.granted or number < _RECEIVE_AT_ONCE or call.stage is Stage.ARRIVING
+        started = [call for call in islice(client.large.values(), _RECEIVE_AT_ONCE, None) if call.granted]
+        assert not started
+    for call in (*state._results, *state._sending, *state._granted):
+        assert call.stage is Stage.DONE
+        assert call.result is not None
+
+
+def check_controller(controller: Controller) -> None:
+    """Windows, counts and routes of the controller. Raises AssertionError."""
+    registry = controller.registry
+    for route, peer in registry.routes.items():
+        assert peer.route == route
+    connected = [
+        peer
+        for peers in (registry.engines, registry.clients, registry.supervisors)
+        for peer in peers.values()
+        if peer.route is not None
+    ]
+    assert len(connected) == len(registry.routes)
+    for id, engine in registry.engines.items():
+        assert engine.id == id
+        assert engine.route is not None or engine.deadline is not None
+        _check_queue(engine.queue)
+        for uuid in {client for client, _ in engine.queue.given()} | set(engine.queue._lines):
+            assert id in registry.clients[uuid].engines
+        assert set(engine.aborts) <= set(engine.queue.given())
+    for client in registry.clients.values():
+        assert client.route is not None or client.deadline is not None
+
+
+def _check_queue(queue: EngineQueue) -> None:
+    lines = queue._lines.values()
+    assert queue.waiting == sum([len(line.entries) for line in lines])
+    assert all(line.entries for line in lines)
+    for line in lines:
+        assert line.nbytes == sum([entry.item.nbytes for entry in line.entries.values()])
+    assert all(queue._given.values())
+    sizes = [nbytes for given in queue._given.values() for nbytes in given.values()]
+    window = [nbytes for nbytes in sizes if nbytes >= 0]
+    assert queue.window == len(window) <= queue._most_calls
+    assert queue.window_bytes == sum(window)
+    assert queue.window_bytes <= WINDOW_BYTES or len(window) == 1
+    assert queue.running == len(sizes) - len(window)
+
+
+def leftovers(
+    controller: Controller | None, engines: list[EngineState], clients: list[ClientState]
+) -> list[str]:
+    """What is left of calls that have all ended: it should be nothing.
+
+    Args:
+        controller: the one that runs now.
+        engines: all living ones.
+        clients: likewise.
+    """
+    found = []
+    if controller is not None:
+        for engine in controller.registry.engines.values():
+            found += [f"controller: {seq} given to {engine.id}" for _, seq in engine.queue.given()]
+            found += [
+                f"controller: {entry.item.seq} waits for {engine.id}" for entry in engine.queue.entries()
+            ]
+            found += [f"controller: abort of {seq}" for _, seq in engine.aborts]
+        found += [f"controller: query {number}" for number in controller.passed_on]
+    uuids = {client.uuid for client in clients}
+    for state in engines:
+        for uuid, kept in state._clients.items():
+            if uuid not in uuids:
+                found.append(f"engine {state.id}: knows client {uuid.hex()}")
+            found += [f"engine {state.id}: {call.stage.name} {seq}" for seq, call in kept.calls.items()]
+            found += [f"engine {state.id}: in line {call.seq}" for call in kept.line]
+            found += [f"engine {state.id}: large {seq}" for seq in kept.large]
+        found += [f"engine {state.id}: sends {call.seq}" for call in (*state._sending, *state._results)]
+        if state.next_call() is not None:
+            found.append(f"engine {state.id}: a call to run")
+    for client in clients:
+        found += [f"client: {seq} outstanding" for seq in client.calls]
+        for id, known in client._engines.items():
+            if known.calls or known.bytes or known.held or known.given or known.receiving or known.unknown:
+                found.append(f"client: something on its way to or from {id}")
+        if client._acks._count or client._granted or client._granting:
+            found.append("client: something to say")
+    return found
