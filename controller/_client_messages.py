@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from directview.controller import _status
 from directview.controller._queues import Entry
-from directview.controller._registry import Client, Engine
+from directview.controller._registry import Client, Engine, PendingAbort
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
@@ -193,26 +193,25 @@ def _abort(
             elif engine.queue.dispatched(client.uuid, seq):
                 passed.append(seq)
                 if (client.uuid, seq) not in engine.aborts:
-                    engine.aborts[client.uuid, seq] = 0
-                    _interrupt_later(controller, engine, client.uuid, seq, now + ABORT_FIRST)
+                    abort = engine.aborts[client.uuid, seq] = PendingAbort(client.uuid, seq)
+                    _interrupt_later(controller, engine, abort, now + ABORT_FIRST)
         if dropped:
             controller.send(client.route, Result(client.uuid, id, tuple(dropped)))
         if passed and engine.ready:
             controller.send(engine.route, Abort(client.uuid, ((id, tuple(passed)),)))
 
 
-def _interrupt_later(controller: Controller, engine: Engine, client: bytes, seq: int, when: float) -> None:
+def _interrupt_later(controller: Controller, engine: Engine, abort: PendingAbort, when: float) -> None:
     """Have the supervisor interrupt the call, again and again until the engine reports its end."""
 
     def interrupt(now: float) -> None:
-        tries = engine.aborts.get((client, seq))
-        if tries is None or tries >= ABORT_TRIES or controller.registry.engines.get(engine.id) is not engine:
+        if engine.aborts.get((abort.client, abort.seq)) is not abort or abort.tries >= ABORT_TRIES:
             return
-        engine.aborts[client, seq] = tries + 1
+        abort.tries += 1
         supervisor = controller.registry.supervisors.get(engine.supervisor)
         if supervisor is not None:
-            controller.send(supervisor.route, Interrupt(engine.uuid, client, seq))
-        _interrupt_later(controller, engine, client, seq, now + ABORT_AGAIN)
+            controller.send(supervisor.route, Interrupt(engine.uuid, abort.client, abort.seq))
+        _interrupt_later(controller, engine, abort, now + ABORT_AGAIN)
 
     controller.at(when, interrupt)
 

@@ -30,9 +30,10 @@ class Expel(NamedTuple):
 
 
 class Persist(NamedTuple):
-    """Write the engines' ids down, for a controller that has to take over."""
+    """Write down who is there, for a controller that has to take over."""
 
     ids: dict[bytes, int]
+    """uuid → id of each engine; -1 for each client."""
 
 
 class Finish(NamedTuple):

@@ -103,8 +103,6 @@ def _resume(
         raise ProtocolError("an engine tells what it holds once, when it connects")
     if message.client:
         client = controller.registry.clients.get(message.client)
-        if client is None and controller.recent(now):
-            client = controller.expect_client(message.client, now)
         if client is None:
             controller.send(engine.route, Forget(message.client))
         else:

@@ -102,6 +102,11 @@ class EngineQueue:
             del self._lines[client]
         return True
 
+    def clear_waiting(self) -> None:
+        """Take back whatever waits."""
+        self._lines.clear()
+        self.waiting = 0
+
     def withdraw_all(self, client: bytes) -> None:
         """Take back whatever waits of this client."""
         line = self._lines.pop(client, None)

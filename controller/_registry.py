@@ -15,10 +15,19 @@ from typing import Final
 from directview.controller._queues import EngineQueue
 from directview.wire.messages import EngineInfo, Hello
 
-__all__ = ["Client", "Engine", "Peer", "Registry", "Supervisor"]
+__all__ = ["Client", "Engine", "Peer", "PendingAbort", "Registry", "Supervisor"]
 
 MOST_ENGINES: Final = 1 << 20
 """Ids above it are not taken over from an engine that wants one: they must not run out."""
+
+
+@dataclass(eq=False, slots=True)
+class PendingAbort:
+    """A call that an engine has and that is to end: to be interrupted until it does."""
+
+    client: bytes
+    seq: int
+    tries: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -37,8 +46,8 @@ class Engine:
     unasked: set[bytes] = field(default_factory=set)
     """Routes of clients that have been told that it is there and have not asked it about their calls yet.
     What they submitted before they knew is in that question, and is not taken from them."""
-    aborts: dict[tuple[bytes, int], int] = field(default_factory=dict)
-    """Calls to be interrupted, and how often that was tried."""
+    aborts: dict[tuple[bytes, int], PendingAbort] = field(default_factory=dict)
+    """Calls that are to end there, by (client, seq)."""
     lost_reason: str = ""
     deadline: float | None = None
     """When it is given up, while it has no route or its process has ended."""
@@ -88,15 +97,18 @@ class Registry:
     """All peers, by uuid, by id and by route."""
 
     def __init__(self, known: dict[bytes, int] | None = None) -> None:
-        """`known`: engines that an earlier incarnation of this controller knew, uuid → id."""
+        """`known`: peers that an earlier incarnation of this controller knew: see `known`."""
         self.engines: dict[int, Engine] = {}
         self.clients: dict[bytes, Client] = {}
         self.supervisors: dict[bytes, Supervisor] = {}
         self.routes: dict[bytes, Peer] = {}
         self._ids: dict[bytes, int] = {}
         for uuid, id in (known or {}).items():
-            self.engines[id] = Engine(id, uuid, None)
-            self._ids[uuid] = id
+            if id < 0:
+                self.clients[uuid] = Client(uuid, None)
+            else:
+                self.engines[id] = Engine(id, uuid, None)
+                self._ids[uuid] = id
         self._next_id = max(self.engines, default=-1) + 1
 
     def engine_of(self, uuid: bytes) -> Engine | None:
@@ -118,9 +130,7 @@ class Registry:
             self._next_id = max(self._next_id, id + 1)
             engine = self.engines[id] = Engine(id, hello.uuid, None)
             self._ids[hello.uuid] = id
-        engine.info = EngineInfo(
-            engine.id, hello.uuid, hello.pid, hello.hostname, hello.python, hello.host
-        )
+        engine.info = EngineInfo(engine.id, hello.uuid, hello.pid, hello.hostname, hello.python, hello.host)
         engine.supervisor = hello.supervisor
         engine.resuming = hello.resuming
         engine.deadline = engine.exit_code = None
@@ -141,11 +151,6 @@ class Registry:
         client.pid, client.hostname = hello.pid, hello.hostname
         client.resuming = hello.resuming
         return client, self._put_on(route, client)
-
-    def expect_client(self, uuid: bytes) -> Client:
-        """Register a client that has not come yet: an engine has something of it."""
-        client = self.clients[uuid] = Client(uuid, None)
-        return client
 
     def join_supervisor(self, hello: Hello, route: bytes) -> tuple[Supervisor, bytes | None]:
         """Register a supervisor.
@@ -186,6 +191,6 @@ class Registry:
         found = [engine.info for _, engine in sorted(self.engines.items()) if engine.info is not None]
         return tuple(found)
 
-    def ids(self) -> dict[bytes, int]:
-        """uuid → id of the living engines: what a restarted controller has to know."""
-        return dict(self._ids)
+    def known(self) -> dict[bytes, int]:
+        """Engines (uuid → id) and clients (uuid → -1): what a restarted controller has to know."""
+        return {**self._ids, **dict.fromkeys(self.clients, -1)}

@@ -88,7 +88,10 @@ class Controller:
     """
 
     def __init__(self, settings: Settings, now: float, known: dict[bytes, int] | None = None) -> None:
-        """`known`: engines of an earlier incarnation, uuid → id: their ids stay theirs for a lease."""
+        """`known`: peers of an earlier incarnation, as it had them written down: see `Persist`.
+
+        They have a lease to come back: engines to their ids, clients to their calls.
+        """
         self.settings = settings
         self.registry = Registry(known)
         self.started = now
@@ -99,12 +102,14 @@ class Controller:
         self.passed_on: dict[int, tuple[bytes, int, bytes]] = {}
         """Queries that supervisors are to answer: number → (client, its number, supervisor)."""
         self._effects: list[Effect] = []
-        self._ids_changed = False
+        self._known_changed = False
         self._query_number = 0
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._timer_number = 0
         for engine in self.registry.engines.values():
             self.give_up_later(engine, now + settings.lease)
+        for client in self.registry.clients.values():
+            self._client_lost(client, now)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -127,14 +132,14 @@ class Controller:
     def flush(self) -> list[Effect]:
         """Dispatch what has room; return all effects since the last flush, in order.
 
-        Ids are written down before anybody is told of them: a controller that takes over must know them.
+        Who is there is written down before anybody is told: a controller that takes over has to know.
         """
         if self.dirty:
             self._dispatch()
         effects, self._effects = self._effects, []
-        if self._ids_changed:
-            self._ids_changed = False
-            effects.insert(0, Persist(self.registry.ids()))
+        if self._known_changed:
+            self._known_changed = False
+            effects.insert(0, Persist(self.registry.known()))
         return effects
 
     def send(self, route: bytes | None, message: Message) -> None:
@@ -242,43 +247,35 @@ class Controller:
         )
 
     def _greet_engine(self, route: bytes, hello: Hello, now: float) -> bytes | None:
-        """It begins anew: it tells what it holds, clients ask and send again what waited here."""
+        """It begins anew: what it has is what it says that it holds."""
         engine, replaced = self.registry.join_engine(hello, route)
         engine.queue.drain()
-        self._ids_changed = True
+        engine.aborts.clear()
+        self._known_changed = True
         self._welcome(route, engine.id)
         if not engine.resuming:
             self.engine_ready(engine)
         return replaced
 
     def engine_ready(self, engine: Engine) -> None:
-        """Tell the clients of it: they ask it about the calls that it may have."""
+        """Tell the clients of it: they ask it about the calls that it may have, and send again the others."""
         assert engine.info is not None
+        engine.queue.clear_waiting()
         engine.unasked = set(self._tell_clients(Engines((engine.info,), ())))
 
     def _greet_client(self, route: bytes, hello: Hello, now: float) -> bytes | None:
         known = hello.uuid in self.registry.clients
         client, replaced = self.registry.join_client(hello, route)
+        self._known_changed = True
         if hello.resuming and not known:
-            # Given up, by this controller or (for what is known) by the one before: nobody has kept its
-            # calls, and to send them again could run them twice.
-            client.expired = hello.incarnation == self.settings.incarnation or not self.recent(now)
+            # Given up before: nobody has kept its calls, and to send them again could run them twice.
+            client.expired = True
         for id in client.engines:
             engine = self.registry.engines.get(id)
             if engine is not None:
                 engine.queue.withdraw_all(client.uuid)
         self._welcome(route, -1)
         return replaced
-
-    def recent(self, now: float) -> bool:
-        """This controller has started not long ago: peers of the one before may still come."""
-        return now < self.started + self.settings.lease
-
-    def expect_client(self, uuid: bytes, now: float) -> Client:
-        """An engine has calls of this client, which has not come back yet. Keep them for a lease."""
-        client = self.registry.expect_client(uuid)
-        self._client_lost(client, now)
-        return client
 
     def _greet_supervisor(self, route: bytes, hello: Hello, now: float) -> bytes | None:
         supervisor, replaced = self.registry.join_supervisor(hello, route)
@@ -325,6 +322,7 @@ class Controller:
     def client_gone(self, client: Client) -> None:
         """It said goodbye, or its lease has run out: nothing of it is kept anywhere."""
         self.registry.remove_client(client)
+        self._known_changed = True
         client.deadline = None
         routes = []
         for engine in [self.registry.engines[id] for id in client.engines if id in self.registry.engines]:
@@ -367,7 +365,8 @@ class Controller:
         if not engine.ended and supervisor is not None:
             self.send(supervisor.route, Stop(engine.uuid, reason))
         self.registry.remove_engine(engine)
-        self._ids_changed = True
+        engine.aborts.clear()
+        self._known_changed = True
         dispatched, waiting = engine.queue.drain()
         for uuid in {**dispatched, **waiting}:
             client = self.registry.clients.get(uuid)

@@ -185,11 +185,11 @@ class ClientState:
         self._admit_new()
         self._connected = True
         self._credit = (message.credit_calls, message.credit_bytes)
-        self.incarnation = message.incarnation
-        known = [engine.info.uuid for engine in self._engines.values()]
+        again, self.incarnation = self.incarnation > 0, message.incarnation
         for info in message.engines:
             self._engine_joined(info)
-        self._ask([id for id, engine in self._engines.items() if engine.info.uuid in known])
+        if again:
+            self._ask(list(self._engines))
         self._say(Resume(self.uuid, (), True))
         for query in self._queries.values():
             self._say(query)

@@ -16,7 +16,7 @@ not know the reference's kind refuses the parcel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 import numpy as np
@@ -99,7 +99,7 @@ def pack(
         else:
             chunks.append(memoryview(part))
             descriptors.append(size)
-    body = msgpack.packb((counts, descriptors, options or {}))
+    body = cast(bytes, msgpack.packb((counts, descriptors, options or {})))
     if len(body) > _MAX_BODY:
         raise ValueError(f"the options of one call take {len(body)} bytes; at most {_MAX_BODY} travel in all")
     return Parcel(body, frames, chunks, len(body) + sum([len(frame) for frame in frames]))
@@ -114,7 +114,7 @@ def _pack_small(objects: Sequence[Packed]) -> Parcel | None:
             return None
         descriptors.append(data)
         counts.append(1)
-    body = msgpack.packb((counts, descriptors, {}))
+    body = cast(bytes, msgpack.packb((counts, descriptors, {})))
     return Parcel(body, [], [], len(body))
 
 
