@@ -1,0 +1,1 @@
+"""One small file for each library that is measured; `benchmarks.participants` lists them."""
