@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from directview import error, errors
     from directview.client import Client
     from directview.cluster import Cluster
+    from directview.dependencies import Reference, depend, dependent, interactive, require
     from directview.errors import (
         ClientClosed,
         CompositeError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         UnmetDependencyError,
         WouldBlockLoop,
     )
+    from directview.functions import ParallelFunction, RemoteFunction, parallel, remote
     from directview.reply import ExecuteReply
     from directview.result import AsyncMapResult, AsyncResult
     from directview.view import DirectView, EngineView, Many, One
@@ -69,7 +71,10 @@ _HOMES = {
     "Many": "directview.view",
     "NoEnginesRegistered": "directview.errors",
     "One": "directview.view",
+    "ParallelFunction": "directview.functions",
+    "Reference": "directview.dependencies",
     "RemoteError": "directview.errors",
+    "RemoteFunction": "directview.functions",
     "SerializationError": "directview.errors",
     "TaskAborted": "directview.errors",
     "TaskTimeout": "directview.errors",
@@ -77,6 +82,12 @@ _HOMES = {
     "UnmetDependency": "directview.errors",
     "UnmetDependencyError": "directview.errors",
     "WouldBlockLoop": "directview.errors",
+    "depend": "directview.dependencies",
+    "dependent": "directview.dependencies",
+    "interactive": "directview.dependencies",
+    "parallel": "directview.functions",
+    "remote": "directview.functions",
+    "require": "directview.dependencies",
 }
 """Where each public name lives."""
 _MODULES = ("error", "errors")
@@ -105,7 +116,10 @@ __all__ = [
     "Many",
     "NoEnginesRegistered",
     "One",
+    "ParallelFunction",
+    "Reference",
     "RemoteError",
+    "RemoteFunction",
     "SerializationError",
     "TaskAborted",
     "TaskTimeout",
@@ -113,8 +127,14 @@ __all__ = [
     "UnmetDependency",
     "UnmetDependencyError",
     "WouldBlockLoop",
+    "depend",
+    "dependent",
     "error",
     "errors",
+    "interactive",
+    "parallel",
+    "remote",
+    "require",
 ]
 
 

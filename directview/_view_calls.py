@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from directview import operations, partition
+from directview import functions, operations, partition
 from directview._view_targets import K, Many, One, Targeted, Targets, name_of
 from directview.result import AsyncMapResult, AsyncResult
 from directview.wire.objects import dump_function
 from directview.wire.parcels import Parcel
+
+if TYPE_CHECKING:
+    from directview._function_types import (
+        Parallel,
+        ParallelResult,
+        Remote,
+        RemoteResult,
+        RemoteResults,
+        RemoteValue,
+        RemoteValues,
+    )
+    from directview.view import DirectView
 
 __all__ = ["Calls"]
 
@@ -181,3 +193,86 @@ class Calls(Targeted[K]):
             lambda: self.map_async(f, *sequences, return_exceptions=return_exceptions), "map"
         )
         return waited
+
+    # --- functions that run here ----------------------------------------------------------------------------
+
+    @overload
+    def remote(self: Calls[One], block: Literal[True], **flags: Any) -> RemoteValue: ...
+    @overload
+    def remote(self: Calls[Many], block: Literal[True], **flags: Any) -> RemoteValues: ...
+    @overload
+    def remote(self: Calls[One], block: Literal[False], **flags: Any) -> RemoteResult: ...
+    @overload
+    def remote(self: Calls[Many], block: Literal[False], **flags: Any) -> RemoteResults: ...
+    @overload
+    def remote(self, block: bool | None = None, **flags: Any) -> Remote: ...
+    def remote(self, block: bool | None = None, **flags: Any) -> Any:
+        """Decorator: a function that, when it is called, runs on this view's engines.
+
+        ::
+
+            @view.remote(block=True)
+            def getpid():
+                import os
+                return os.getpid()
+
+            getpid()     # one process id from each engine
+
+        Args:
+            block: whether a call waits; None: as the view says when it is called.
+            flags: other flags of the view (see `options`), for these calls.
+
+        Returns:
+            What makes a `RemoteFunction` of a function.
+        """
+        return functions.remote(self._as_view(), block, **flags)
+
+    @overload
+    def parallel(
+        self, dist: partition.Dist = "b", *, block: Literal[False], ordered: bool = True, **flags: Any
+    ) -> ParallelResult: ...
+    @overload
+    def parallel(
+        self, dist: partition.Dist = "b", block: bool | None = None, ordered: bool = True, **flags: Any
+    ) -> Parallel: ...
+    def parallel(
+        self, dist: partition.Dist = "b", block: bool | None = None, ordered: bool = True, **flags: Any
+    ) -> Any:
+        """Decorator: a function whose sequences are cut into parts, one for each engine, and joined again.
+
+        ::
+
+            @view.parallel(block=True)
+            def pmul(A, B):
+                return A * B
+
+            pmul(A, A)   # the same as A * A
+
+        Args:
+            dist: how items go to engines: ``'b'`` in blocks, ``'r'`` in turn.
+            block: whether a call waits; None: as the view says when it is called.
+            ordered: accepted for programs that pass it: results are always in order.
+            flags: other flags of the view (see `options`), for these calls.
+
+        Returns:
+            What makes a `ParallelFunction` of a function.
+        """
+        return functions.parallel(self._as_view(), dist, block, ordered, **flags)
+
+    def _as_view(self) -> DirectView[Any]:
+        return cast("DirectView[Any]", self)
+
+    def _call_on_parts(
+        self, f: Callable[..., Any], sequences: Sequence[Any], whole: dict[str, Any], dist: partition.Dist
+    ) -> AsyncResult[Any]:
+        """Call `f` on aligned parts of `sequences`, one on each engine; the joined result."""
+        ids, name = self._ids(None), name_of(f)
+        rows = partition.split_equal(sequences, len(ids), dist, name)
+        # An engine without items is left out; but what the function makes of none at all, only it knows.
+        rows = [row for row in rows if len(row[0])] or rows[:1]
+        function = dump_function(f)
+        requests = [
+            ((id,), self._parcel(function, row, whole, name)) for id, row in zip(ids, rows, strict=False)
+        ]
+        join = functools.partial(partition.join, dist=dist)
+        return self.client._submit(requests, name, self.label, single=self._is_one(None), join=join)

@@ -30,9 +30,11 @@ from directview.wire.exceptions import capture, rebuild
 __all__ = [
     "bind",
     "clear",
+    "dereference",
     "execute",
     "gather_part",
     "import_modules",
+    "is_engine",
     "map_chunk",
     "map_chunk_return_exceptions",
     "namespace",
@@ -80,6 +82,11 @@ def namespace() -> dict[str, Any]:
     return _here().names
 
 
+def is_engine() -> bool:
+    """Whether this runs on an engine, in its context."""
+    return _bound.get(None) is not None
+
+
 def _here() -> _Bound:
     try:
         return _bound.get()
@@ -93,15 +100,21 @@ def _here() -> _Bound:
 
 
 def push(names: Mapping[str, Any]) -> None:
-    """Set `names` in the namespace.
+    """Set `names` in the namespace; ``'a.b'`` sets an attribute of what is there.
 
     Raises:
         TypeError: a key is not a str.
         ValueError: a key is not a name.
+        NameError: what the attribute is to be set on is not defined on this engine.
     """
     for name in names:
         _check_name(name)
-    namespace().update(names)
+    for name, value in names.items():
+        owner, _, attribute = name.rpartition(".")
+        if owner:
+            setattr(_value(owner), attribute, value)
+        else:
+            namespace()[name] = value
 
 
 def pull(names: str | Sequence[str]) -> Any:
@@ -131,10 +144,32 @@ def _value(name: str) -> Any:
     return eval(compile(name.strip(), f"<pull {name}>", "eval", dont_inherit=True), names)
 
 
+def dereference(expression: str) -> Any:
+    """What a `Reference` is unpickled to: the object that it stands for on this engine.
+
+    Anywhere but on an engine it stays a `Reference`.
+
+    Raises:
+        Exception: whatever evaluating it raises, a NameError for a name that is not there.
+    """
+    if not is_engine():
+        from directview.dependencies import Reference
+
+        return Reference(expression)
+    names = namespace()
+    if expression in names:
+        return names[expression]
+    try:
+        return eval(compile(expression, f"<Reference {expression}>", "eval", dont_inherit=True), names)
+    except Exception as error:
+        error.add_note(f"This was raised on the engine by Reference({expression!r}).")
+        raise
+
+
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"a name must be a str, got {type(name).__name__} {name!r:.60}")
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not all([part.isidentifier() and not keyword.iskeyword(part) for part in name.split(".")]):
         raise ValueError(f"{name!r} is not a name that can be set on an engine")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["Dist", "join", "sizes", "split", "split_aligned"]
+__all__ = ["Dist", "join", "sizes", "split", "split_aligned", "split_equal"]
 
 Dist = Literal["b", "r"]
 """How items go to parts: ``'b'`` one block each, ``'r'`` in turn (round robin)."""
@@ -84,6 +84,42 @@ def split_aligned(seqs: Sequence[Any], n: int, dist: Dist = "b") -> list[tuple[A
         column if len(column) == shortest else _cutter(column)[0](slice(shortest)) for column in columns
     ]
     return list(zip(*[split(column, n, dist) for column in columns], strict=True))
+
+
+def split_equal(seqs: Sequence[Any], n: int, dist: Dist = "b", name: str = "f") -> list[tuple[Any, ...]]:
+    """Cut several sequences of the same length alike: the arguments of a parallel function.
+
+    Args:
+        seqs: anything that `split` cuts.
+        n: number of parts, at least 1.
+        dist: as in `split`.
+        name: of the function, for errors.
+
+    Returns:
+        For each engine, one part of every sequence.
+
+    Raises:
+        TypeError: there is nothing to cut, or one of them can't be cut.
+        ValueError: their lengths differ, or as `split`.
+    """
+    if not seqs:
+        raise TypeError(f"{name} needs at least one sequence to be cut into parts for the engines")
+    _check(n, dist)
+    columns, lengths = [], []
+    for position, seq in enumerate(seqs, 1):
+        try:
+            parts = split(seq, n, dist)
+        except TypeError as error:
+            raise TypeError(
+                f"argument {position} of {name}: {error}. The positional arguments of a parallel function "
+                "are cut; its keyword arguments go to every engine whole"
+            ) from None
+        columns.append(parts)
+        lengths.append(sum(map(len, parts)))
+    if len(set(lengths)) > 1:
+        said = ", ".join(f"argument {position} has {length}" for position, length in enumerate(lengths, 1))
+        raise ValueError(f"{name} needs sequences of equal length: {said} items")
+    return list(zip(*columns, strict=True))
 
 
 def join(parts: Iterable[Any], dist: Dist = "b") -> Any:

@@ -106,12 +106,22 @@ def test_a_builtin_is_not_a_name_of_the_namespace(names: dict[str, Any]) -> None
         pull("len")
 
 
+def test_push_sets_attributes_of_what_is_there(names: dict[str, Any]) -> None:
+    execute("class A: pass\na = A()\na.b = A()")
+    push({"a.x": 1, "a.b.y": 2, "z": 3})
+    assert pull(("a.x", "a.b.y", "z")) == [1, 2, 3]
+    with pytest.raises(NameError, match="'nowhere'"):
+        push({"nowhere.x": 1})
+
+
 def test_bad_names_are_refused_and_nothing_is_set(names: dict[str, Any]) -> None:
     before = dict(names)
     with pytest.raises(TypeError, match="must be a str, got int 7"):
         push({"a": 1, 7: 2})  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match=r"'a\.b' is not a name"):
-        push({"a.b": 1})
+    with pytest.raises(ValueError, match=r"'a\.1' is not a name"):
+        push({"x": 1, "a.1": 1})
+    with pytest.raises(ValueError, match=r"'a\.' is not a name"):
+        push({"x": 1, "a.": 1})
     with pytest.raises(ValueError, match="'class' is not a name"):
         push({"class": 1})
     with pytest.raises(TypeError, match="a name to pull must be a str, got int 7"):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.testing import assert_array_equal
 
-from directview.partition import join, sizes, split, split_aligned
+from directview.partition import join, sizes, split, split_aligned, split_equal
 
 Dist = Literal["b", "r"]
 
@@ -274,3 +274,16 @@ def test_importing_it_imports_no_numpy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_sequences_of_equal_length_are_cut_alike() -> None:
+    assert split_equal([range(5), "abcde"], 2) == [(range(3), "abc"), (range(3, 5), "de")]
+    assert split_equal([iter([1, 2, 3])], 2, "r") == [([1, 3],), ([2],)]
+    with pytest.raises(
+        ValueError, match="g needs sequences of equal length: argument 1 has 5, argument 2 has 1"
+    ):
+        split_equal([range(5), "a"], 2, "b", "g")
+    with pytest.raises(TypeError, match="argument 2 of g: can't cut a int"):
+        split_equal([range(5), 7], 2, "b", "g")
+    with pytest.raises(TypeError, match="g needs at least one sequence"):
+        split_equal([], 2, "b", "g")

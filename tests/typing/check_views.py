@@ -9,7 +9,19 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, assert_type
 
-from directview import AsyncMapResult, AsyncResult, Client, Cluster, DirectView, EngineView, Many, One
+from directview import (
+    AsyncMapResult,
+    AsyncResult,
+    Client,
+    Cluster,
+    DirectView,
+    EngineView,
+    Many,
+    One,
+    Reference,
+    interactive,
+    require,
+)
 
 
 def add(x: int, y: float = 1.0) -> float:
@@ -53,6 +65,43 @@ async def awaiting(rc: Client) -> None:
     one, many = await asyncio.gather(rc[0].apply_async(add, 1), rc[:].apply_async(add, 1))
     assert_type(one, float)
     assert_type(many, list[float])
+
+
+def remote_functions(rc: Client) -> None:
+    @rc[:].remote(block=True)
+    def everywhere(x: int, y: float = 1.0) -> float:
+        return x + y
+
+    assert_type(everywhere(1, y=2.0), list[float])
+    everywhere("1")  # type: ignore[arg-type]
+    assert_type(list(map(everywhere, [1, 2])), list[list[float]])
+    assert_type(rc[0].remote(block=True)(add)(1), float)
+    assert_type(rc[0].remote(block=True)(fetch)("a", retries=1), bytes)
+    assert_type(rc[0].remote(block=False)(add)(1), AsyncResult[float])
+    assert_type(rc[:].remote(block=False)(fetch)("a"), AsyncResult[list[bytes]])
+    assert_type(rc[:].remote()(add)(1), Any)
+    rc[:].remote()(add)("1")  # type: ignore[arg-type]
+
+
+def parallel_functions(rc: Client, a: list[int]) -> None:
+    @rc[:].parallel(block=True)
+    def double(items: list[int]) -> list[int]:
+        return [2 * item for item in items]
+
+    assert_type(double(a), Any)
+    assert_type(double.map(a), Any)
+    double(1)  # type: ignore[arg-type]
+    assert_type(rc[:].parallel("r", block=False)(double.func)(a), AsyncResult[Any])
+    assert_type(rc[:].parallel()(double.func)(a), Any)
+
+
+async def dependencies(rc: Client) -> None:
+    required = require("re", np="numpy")(add)
+    assert_type(required(1), float)
+    required("1")  # type: ignore[arg-type]
+    assert_type(await rc[0].apply_async(required, 1), float)
+    assert_type(await rc[:].apply_async(add, Reference("a")), list[float])
+    assert_type(await rc[:].apply_async(interactive(add), 1, y=Reference("b.c")), list[float])
 
 
 async def rejected(rc: Client) -> None:
