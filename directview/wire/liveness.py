@@ -137,13 +137,23 @@ class Liveness:
             return
         routes = self._by_fd[peer.fd]
         routes.discard(route)
+        if peer.admitted:
+            self._withdraw_admission(peer, routes)
         if not routes:
             del self._by_fd[peer.fd]
         if not self._peers:
             self._next_sweep = None
+
+    def _withdraw_admission(self, peer: _Peer, others: set[bytes]) -> None:
+        """The connection that a dead peer was taken for may be another's, who then is still to be admitted.
+
+        Unless that one was admitted meanwhile: then the connection has its own peer to speak for it.
+        """
         connection = self._connections.get(peer.fd)
-        if peer.admitted and connection is not None and connection.number == peer.connection:
-            # Either its own end is still to be told, or it was another's connection all along.
+        if connection is None or connection.number != peer.connection:
+            return
+        claims = [self._peers[route] for route in others]
+        if not any(claim.admitted and claim.connection == connection.number for claim in claims):
             self._half_open[connection.number] = peer.fd
 
     # --- questions ----------------------------------------------------------------------------------

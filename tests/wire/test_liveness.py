@@ -135,6 +135,32 @@ def test_a_peer_whose_connection_had_already_ended_is_never_cut() -> None:
     assert live.tick(1.0).expelled == ()
 
 
+def test_a_dead_peer_does_not_undo_the_admission_of_the_next_on_its_descriptor() -> None:
+    """Its message was read late, so that both seem to have come through one connection."""
+    live = machine()
+    live.accepted(7, 0.0)
+    live.disconnected(7, 0.0)
+    live.accepted(7, 0.0)
+    for route in (b"dead", b"living"):
+        live.appeared(route, 7, 0.0)
+        live.admitted(route, 0.0)
+    live.gone(b"dead")
+    assert live.half_open == 0
+    assert live.tick(HELLO).overdue == ()
+
+
+def test_a_dead_peer_does_not_admit_the_next_on_its_descriptor() -> None:
+    live = machine()
+    live.accepted(7, 0.0)
+    live.disconnected(7, 0.0)
+    live.accepted(7, 0.0)
+    live.appeared(b"dead", 7, 0.0)
+    live.admitted(b"dead", 0.0)
+    live.gone(b"dead")
+    assert live.half_open == 1
+    assert live.tick(HELLO).overdue == ((7, 2),)
+
+
 @dataclass
 class Conn:
     """A connection as it really is."""
