@@ -25,7 +25,7 @@ from directview.wire.session import Session
 __all__ = ["Outbox"]
 
 _HOLD: Final = 0.02
-"""Seconds for which output is held back to travel with what follows; the first goes at once."""
+"""Seconds for which output is held back to travel with what follows; the first line goes at once."""
 _LARGE: Final = 64 << 10
 _CAP: Final = 64 << 20
 """Characters of output of one call. An engine that is blocked in a function can't be told to slow down."""
@@ -91,6 +91,7 @@ class Outbox:
                 record = self._printed[key] = _Printed()
             if record.total >= _CAP:
                 return
+            text = text[: _CAP - record.total]
             record.total += len(text)
             record.size += len(text)
             if record.held and record.held[-1][0] == stream and len(record.held[-1][1]) < _LARGE:
@@ -99,10 +100,18 @@ class Outbox:
                 record.held.append((stream, text))
             if record.total >= _CAP:
                 record.held.append(("stderr", f"\n[output truncated after {_CAP} characters]\n"))
-            if record.size >= _LARGE or time.monotonic() - record.sent_at > _HOLD:
+            # A line goes at once and whole: `print` writes its end by itself.
+            if record.size >= _LARGE or (text.endswith("\n") and time.monotonic() - record.sent_at > _HOLD):
                 self._send_output(key, record)
             else:
                 self.hurry()
+
+    def flushed(self, key: Key) -> None:
+        """The call flushed its ``stdout`` or ``stderr``: what is held back goes now."""
+        with self._shield(), self.lock:
+            record = self._printed.get(key)
+            if record is not None and record.held:
+                self._send_output(key, record)
 
     def flush_output(self, key: Key) -> None:
         """The call ends: what it printed goes before its result."""

@@ -26,6 +26,7 @@ class CallStream(io.TextIOBase):
         fallback: where text of no call goes: the stream that this one replaces.
         owner: the call that is running in this context, or None.
         printed: takes (call, name, text).
+        flushed: takes the call: what it has printed is to go now.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class CallStream(io.TextIOBase):
         fallback: TextIO,
         owner: Callable[[], Any],
         printed: Callable[[Any, str, str], None],
+        flushed: Callable[[Any], None],
     ) -> None:
         self._name = name
         self._fallback = fallback
         self._owner = owner
         self._printed = printed
+        self._flushed = flushed
         self._pid = os.getpid()
         self.buffer = _BytesStream(self)
 
@@ -73,8 +76,12 @@ class CallStream(io.TextIOBase):
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """Text is sent by itself; only the log is flushed."""
-        self._fallback.flush()
+        """Send now what would be sent soon by itself."""
+        owner = self._owner() if os.getpid() == self._pid else None
+        if owner is None:
+            self._fallback.flush()
+        else:
+            self._flushed(owner)
 
     def writable(self) -> bool:
         """It is."""
@@ -107,7 +114,9 @@ class _BytesStream(io.RawIOBase):
         self._stream.flush()
 
 
-def capture(owner: Callable[[], Any], printed: Callable[[Any, str, str], None]) -> None:
+def capture(
+    owner: Callable[[], Any], printed: Callable[[Any, str, str], None], flushed: Callable[[Any], None]
+) -> None:
     """Put call streams in the place of this process's standard streams."""
-    sys.stdout = CallStream("stdout", sys.stdout, owner, printed)
-    sys.stderr = CallStream("stderr", sys.stderr, owner, printed)
+    sys.stdout = CallStream("stdout", sys.stdout, owner, printed, flushed)
+    sys.stderr = CallStream("stderr", sys.stderr, owner, printed, flushed)

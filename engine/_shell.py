@@ -110,7 +110,7 @@ class EngineShell:
         self._namespace.install()
         self._steps.install_task_factory(loop)
         self._interrupts.install()
-        _output.capture(self._steps.owner, self._outbox.printed)
+        _output.capture(self._steps.owner, self._outbox.printed, self._outbox.flushed)
         os.register_at_fork(after_in_child=self._outbox.forked)
         loop.add_signal_handler(signal.SIGTERM, self._end, "it received SIGTERM")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
