@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, SupportsIndex, TypeVar, overload
 
 from directview import connection
 from directview._binding import Binding
@@ -138,6 +138,12 @@ class Client:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             if not binding.bound:
                 binding.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can't travel: its connection belongs to this process. "
+            "Make a new Client over there, from the connection file"
+        )
 
     def __repr__(self) -> str:
         name = f" {self.profile!r}" if self.profile else ""
