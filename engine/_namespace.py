@@ -113,7 +113,7 @@ class Namespace:
                 raise
             error.add_note(
                 "This was raised on the engine while it loaded what the client sent. A module that only the "
-                "client has must be installed or on sys.path here too, or be sent along: "
+                "client has must be installed or on sys.path there too, or be sent along: "
                 "cloudpickle.register_pickle_by_value(module) on the client."
             )
             raise
