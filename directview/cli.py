@@ -92,6 +92,7 @@ def start(n: int | None, profile: str, daemonize: bool, ip: str | None, port: in
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
 
+    _look_in_current_folder()
     cluster = Cluster(n, profile=profile, ip=ip, port=port, shutdown_atexit=not daemonize)
     sys.exit(_run(_start(cluster, daemonize)))
 
@@ -267,7 +268,9 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
     from directview.folders import private_folder
     from directview.supervisor.control import request
     from directview.supervisor.options import SupervisorOptions
+    from directview.supervisor.paths import launcher_path
 
+    _look_in_current_folder()
     folder = private_folder(f"{info.cluster_id}-engines-{os.getpid()}", create=True)
     options = SupervisorOptions(
         folder=str(folder),
@@ -275,7 +278,7 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
         profile=info.profile,
         connection=info.source,
         n=n,
-        sys_path=[os.getcwd(), *sys.path],
+        sys_path=launcher_path(),
         private=True,
     )
     async with _Interrupted() as interrupted:
@@ -333,7 +336,7 @@ def engine(profile: str | None, cluster_id: str | None, path: str | None, timeou
     from directview.supervisor.watcher import run_watched_engine
 
     info = find(profile, cluster_id, path, timeout, role="engine")
-    sys.path[0] = ""  # the folder it is started in, not the one where this command lies
+    _look_in_current_folder()
     sys.exit(run_watched_engine(info.source))
 
 
@@ -346,6 +349,12 @@ def demo(n: int, quick: bool) -> None:
     from directview.demo import main as run
 
     sys.exit(run(n=n, quick=quick))
+
+
+def _look_in_current_folder() -> None:
+    """Have engines import from the folder they are started in, not from where this command lies."""
+    if os.getcwd() not in sys.path:
+        sys.path[0] = os.getcwd()
 
 
 def _run(work: Any) -> Any:

@@ -117,6 +117,7 @@ class Cluster:
         self._folder: Path | None = None
         self._entered: Client | None = None
         self._found = False
+        self._pid = os.getpid()
 
     @classmethod
     def from_file(
@@ -210,7 +211,7 @@ class Cluster:
         folder = profile_folder(self.profile, create=True)
         # The controller takes the lock for good; asked here, the answer comes before anything is started.
         with ProfileLock(folder, self.profile):
-            for log in folder.glob("engine-*.log"):
+            for log in (*folder.glob("engine-*.log"), folder / "controller.log"):
                 log.unlink(missing_ok=True)
         return folder
 
@@ -380,6 +381,9 @@ class Cluster:
         """
         if self._info is None and self._supervisor is None:
             return
+        if self._supervisor is not None and self._pid != os.getpid():
+            self._end_now()  # A fork of the program that owns it: the cluster is not this one's to end.
+            return
         try:
             if self._supervisor is None:
                 await self._stop_other()
@@ -440,14 +444,15 @@ class Cluster:
 
     def _forget(self) -> None:
         """It is no more: nothing to be stopped, at exit or otherwise."""
-        if self.profile is None and self._folder is not None and not self._found and self.shutdown_atexit:
+        private = self.profile is None and not self._found and self.shutdown_atexit
+        if private and self._folder is not None and self._pid == os.getpid():
             remove_folder(self._folder)
         _started.discard(self)
         self._supervisor = self._info = None
 
     def __del__(self) -> None:
         supervisor = self._supervisor
-        if supervisor is None or supervisor.ended or not self.shutdown_atexit:
+        if supervisor is None or supervisor.ended or not self.shutdown_atexit or self._pid != os.getpid():
             return
         try:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)

@@ -19,6 +19,7 @@ import importlib
 import json
 import logging
 import os
+import resource
 import secrets
 import socket
 import sys
@@ -104,11 +105,23 @@ def supervise(
             os._exit(0)  # Nothing of its own to take down, and the supervisor waits for its end.
         return engine()
     theirs.close()
+    # Not before the forks: engines would have our handlers, and a user's `basicConfig` no effect.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _allow_many_files()
     host = ForkServerHost(Pipe(ours), options, uuid.hex())
     uplink = make_uplink(options, uuid)
     supervisor = Supervisor(options, uuid, host, uplink, controller_pid, fork_server_pid, ready)
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(supervisor.run())
+
+
+def _allow_many_files() -> None:
+    """Each engine costs a pipe and a descriptor. For this process alone: users' programs may use `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        logging.getLogger(__name__).warning("can't have more than %d open files", soft)
 
 
 def _preload(names: tuple[str, ...]) -> None:
@@ -137,7 +150,6 @@ def main(argv: list[str] | None = None) -> int:
         case _:
             sys.stderr.write("started by `directview start` and Cluster(), not by hand\n")
             return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     adopt_path(options.sys_path, options.pythonpath)
     return supervise(options)
 

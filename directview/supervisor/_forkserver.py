@@ -129,8 +129,6 @@ class ForkServer:
         # It can't have been reaped yet, so the descriptor is that very process, and stays so.
         handle = pidfd_open(pid)
         self._send({"started": uuid, "pid": pid}, (handle,) if handle >= 0 else ())
-        if handle >= 0:
-            os.close(handle)
         return None
 
     def _execute(self, options: dict[str, Any], env: dict[str, str] | None) -> int:

@@ -129,7 +129,6 @@ class ForkServerHost:
             },
             (read_end,),
         )
-        os.close(read_end)
 
     def signal(self, uuid: bytes, signum: int) -> None:
         """Signal it through its descriptor, or through its parent where there is none."""
@@ -164,15 +163,25 @@ class ForkServerHost:
 
     def _send(self, message: dict[str, object], fds: tuple[int, ...] = ()) -> None:
         try:
-            self._pipe.send(message, fds)
+            if not self._pipe.post(message, fds):
+                asyncio.get_running_loop().add_writer(self._pipe.fileno(), self._writable)
         except PipeClosed:
             pass  # Its end is readable as well, and acted on there.
+
+    def _writable(self) -> None:
+        try:
+            if not self._pipe.flush():
+                return
+        except PipeClosed:
+            pass
+        asyncio.get_running_loop().remove_writer(self._pipe.fileno())
 
     def _readable(self) -> None:
         try:
             messages = self._pipe.receive()
         except PipeClosed:
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            asyncio.get_running_loop().remove_writer(self._pipe.fileno())
             self._pipe.close()
             assert self._gone is not None
             self._gone.set_result(None)

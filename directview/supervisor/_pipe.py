@@ -6,7 +6,9 @@ descriptor came with; so a message says with ``fds`` how many belong to it.
 
 from __future__ import annotations
 
+import os
 import socket
+from collections import deque
 from typing import Any, Final
 
 import msgpack
@@ -15,8 +17,6 @@ __all__ = ["Pipe", "PipeClosed"]
 
 _MAX_FDS: Final = 16
 _RECEIVE: Final = 65_536
-_CLOEXEC: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-"""Received descriptors are not to slip into programs that are executed."""
 
 
 class PipeClosed(Exception):
@@ -24,31 +24,77 @@ class PipeClosed(Exception):
 
 
 class Pipe:
-    """One end of the socket pair."""
+    """One end of the socket pair.
+
+    The fork server sends blocking, the supervisor never does: two that both block in a send wait for ever.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._data = bytearray()
         self._fds: list[int] = []
+        self._outbox: deque[tuple[memoryview, tuple[int, ...]]] = deque()
 
     def fileno(self) -> int:
         """For selectors."""
         return self._sock.fileno()
 
     def send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-        """Send one message, blocking; the descriptors stay open on this side.
+        """Send one message, blocking; the descriptors are closed on this side.
 
         Raises:
             PipeClosed: nobody is there to read it.
         """
+        self._put(message, fds)
+        while self._outbox:
+            self._send_some(0)
+
+    def post(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> bool:
+        """Send one message, or what can be sent of it now; the descriptors are closed when they are sent.
+
+        Returns:
+            Whether all has been sent. If not, `flush` is to be called when the pipe is writable.
+
+        Raises:
+            PipeClosed: nobody is there to read it.
+        """
+        self._put(message, fds)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what can be sent now; returns whether that was all. Raises as `post`."""
+        while self._outbox:
+            try:
+                self._send_some(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+        return True
+
+    def _put(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
         body: bytes = msgpack.packb({**message, "fds": len(fds)})  # pyright: ignore[reportAssignmentType]
-        data = len(body).to_bytes(4, "big") + body
+        self._outbox.append((memoryview(len(body).to_bytes(4, "big") + body), fds))
+
+    def _send_some(self, flags: int) -> None:
+        data, fds = self._outbox[0]
         try:
-            sent = socket.send_fds(self._sock, [data], list(fds)) if fds else self._sock.send(data)
-            if sent < len(data):
-                self._sock.sendall(data[sent:])
+            sent = socket.send_fds(self._sock, [data], fds, flags) if fds else self._sock.send(data, flags)
+        except BlockingIOError:
+            raise
         except OSError as error:
+            self._drop()
             raise PipeClosed(str(error)) from None
+        # The descriptors travel with the first byte.
+        for fd in fds:
+            os.close(fd)
+        if sent < len(data):
+            self._outbox[0] = (data[sent:], ())
+        else:
+            self._outbox.popleft()
+
+    def _drop(self) -> None:
+        while self._outbox:
+            for fd in self._outbox.popleft()[1]:
+                os.close(fd)
 
     def receive(self) -> list[tuple[dict[str, Any], tuple[int, ...]]]:
         """Read what is there (blocking if nothing is): complete messages, each with its descriptors.
@@ -57,11 +103,13 @@ class Pipe:
             PipeClosed: the other end is gone and all it sent has been read.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _RECEIVE, _MAX_FDS, _CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self._sock, _RECEIVE, _MAX_FDS)
         except ConnectionError as error:
             raise PipeClosed(str(error)) from None
         if not data:
             raise PipeClosed("closed")
+        for fd in fds:
+            os.set_inheritable(fd, False)  # not to slip into programs that are executed
         self._data += data
         self._fds += fds
         messages = []
@@ -77,5 +125,6 @@ class Pipe:
         return messages
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end, and what was to go out by it."""
+        self._drop()
         self._sock.close()

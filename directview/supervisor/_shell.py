@@ -414,7 +414,7 @@ class Supervisor:
             self._watch_folder()
 
     def _watch_folder(self) -> None:
-        """Nobody finds, or can stop, a cluster whose folder was removed: it ends, rather than stay for ever."""
+        """Nobody finds, or can stop, a cluster whose folder was removed: it ends rather than stay."""
         if not Path(self.options.folder).is_dir():
             self.feed(StopAll(f"its folder {self.options.folder} was removed"))
         else:

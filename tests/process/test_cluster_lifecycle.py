@@ -19,6 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
+import directview.client
+import directview.cluster
 from directview.client import Client
 from directview.cluster import Cluster
 from directview.errors import ControllerLost, DirectViewError, EngineError, LaunchError
@@ -367,19 +369,42 @@ def test_an_unclosed_cluster_is_ended_with_a_warning() -> None:
     assert all(gone(pid) for pid in pids)
 
 
-def test_a_fork_of_the_program_does_not_end_its_cluster() -> None:
-    """Neither by its exit nor by what it inherited."""
+@pytest.mark.parametrize("how", ["exit", "stop", "with"])
+def test_a_fork_of_the_program_does_not_end_its_cluster(how: str) -> None:
+    """Neither by its exit nor by running out of the block in which it was forked."""
     with Cluster(n=1) as rc:
+        cluster = rc.cluster
+        assert cluster is not None
         child = os.fork()
         if child == 0:
             try:
-                import atexit
-
-                atexit._run_exitfuncs()
+                if how == "exit":
+                    # Ours alone: the test run's own temporary folders are cleared at exit as well.
+                    directview.cluster._stop_all()
+                    directview.client._close_all()
+                elif how == "stop":
+                    cluster.stop_cluster_sync()
+                else:
+                    cluster.__exit__(None, None, None)
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
         assert rc[0].apply_sync(os.getpid) > 0
+        assert Path(cluster.connection_file).exists()
+
+
+def test_logging_in_an_engine_is_as_in_any_program() -> None:
+    """No handlers of ours, so that the user's own set-up takes effect."""
+    with Cluster(n=1) as rc:
+        handlers, level = rc[0].apply_sync(_logging)
+        assert handlers == 0
+        assert level == "WARNING"
+
+
+def _logging() -> tuple[int, str]:
+    import logging
+
+    return len(logging.root.handlers), logging.getLevelName(logging.root.level)
 
 
 def test_a_cluster_may_outlive_its_program_and_be_found_again(tmp_path: Path) -> None:
@@ -432,7 +457,7 @@ def test_a_controller_that_cannot_bind_says_why() -> None:
 
 def test_an_engine_that_cannot_start_is_told_with_its_last_words() -> None:
     """Here because its environment is broken."""
-    with pytest.raises(LaunchError, match=r"(?s)an engine ended while.*exited with code 1.*nowhere"):
+    with pytest.raises(LaunchError, match=r"(?s)an engine ended while.*exited with code 1.*encodings"):
         Cluster(n=1, env={"PYTHONHOME": "/nowhere"}).start_and_connect_sync()
 
 
