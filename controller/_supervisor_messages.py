@@ -25,8 +25,8 @@ def _exited(
     engine = controller.registry.engine_of(message.uuid)
     if engine is None:
         return
-    # Whose supervisor is not known is an engine that has not come back since the controller was restarted.
-    if engine.supervisor not in (b"", supervisor.uuid):
+    # Of an engine that has not come back since the controller was restarted, the supervisor is not known.
+    if engine.supervisor != supervisor.uuid and engine.info is not None:
         raise ProtocolError("an exit report about another supervisor's engine")
     controller.ends(engine, message.exit_code, message.reason, now)
 

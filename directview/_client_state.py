@@ -233,20 +233,14 @@ class ClientState:
         engine = self._engines.get(id)
         if engine is None or engine.awaiting:
             return
-        again = []
         for seqs in (message.started, message.held):
             for seq in seqs:
                 call = engine.given.get(seq)
                 if call is None or call.pending[id] is Stage.ACCEPTED:
                     continue
-                if call.pending[id] is Stage.ASKED and id in call.aborting:
-                    again.append(seq)
                 self._leave_stage(call, engine)
                 call.pending[id] = Stage.ACCEPTED
                 self._payload_taken(call, id)
-        if again:
-            for abort in aborts(self.uuid, {id: again}):
-                self._say(abort)
 
     def _leave_stage(self, call: Call, engine: KnownEngine) -> None:
         """The call is HELD, SENT or ASKED no longer: settle what that means to the engine's other calls."""
@@ -483,6 +477,7 @@ class ClientState:
         question from whatever the engine said before.
         """
         items: list[ResumeItem] = []
+        aborting: dict[int, list[int]] = {}
         for id in ids:
             engine = self._engines[id]
             uuid = engine.info.uuid
@@ -493,14 +488,16 @@ class ClientState:
             items.append(ResumeItem(self._mark, id, uuid))
             for seq, call in sorted(engine.given.items()):
                 items.append(ResumeItem(seq, id, uuid))
+                if id in call.aborting:
+                    aborting.setdefault(id, []).append(seq)
                 if call.pending[id] is Stage.SENT:
                     call.pending[id] = Stage.ASKED
                     engine.asked += 1
                     if call.outgoing is not None:
                         call.outgoing.drop(id)
                         self._granted[seq] = call
-        for question in questions(self.uuid, items):
-            self._say(question)
+        for message in (*questions(self.uuid, items), *aborts(self.uuid, aborting)):
+            self._say(message)
         if self.next_seq > 1:
             self._acks.settle(ids, self.next_seq)
 

@@ -107,7 +107,7 @@ class SimulatedCluster:
         self._inbox: list[Arrived] = []
         self._turning = False
         self._tick_at: float | None = None
-        self._named = 0
+        self._named = self._routes = 0
         self.start_controller()
         self.supervisor = SimulatedSupervisor(self, self._new_uuid()) if supervised else None
         self.engines: list[SimulatedEngine] = []
@@ -240,7 +240,8 @@ class SimulatedCluster:
         """A connection for `peer`, if there is a controller."""
         if self.controller is None or self.finished:
             return None
-        route = self._new_uuid()
+        self._routes += 1
+        route = b"route %d" % self._routes
         incarnation = self.incarnation
         self._connections[route] = connection = Connection(
             self.clock,
