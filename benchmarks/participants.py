@@ -28,7 +28,14 @@ class Spec:
 
 
 SPECS: Sequence[Spec] = (
-    Spec(SUBJECT, "directview", "subject", "benchmarks.peers.directview:DirectviewPeer"),
+    Spec(
+        SUBJECT,
+        "directview",
+        "subject",
+        "benchmarks.peers.directview:DirectviewPeer",
+        # Folders of its own: `directview stop --all` in another terminal is none of its business.
+        env={"XDG_RUNTIME_DIR": "{scratch}", "XDG_STATE_HOME": "{scratch}"},
+    ),
     Spec(
         "ipyparallel",
         "ipyparallel 9.2",

@@ -188,10 +188,13 @@ class Watched:
 
         Raises:
             PeerRefused: this system can't.
+            PeerError: one of the processes has ended.
         """
         for pid in self._before:
             try:
                 Path(f"/proc/{pid}/clear_refs").write_text("5")
+            except FileNotFoundError:
+                raise PeerError(f"its controller's process {pid} has ended") from None
             except OSError as error:
                 raise PeerRefused(f"the kernel doesn't tell a process's peak memory: {error}") from None
 
