@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from directview._sync_imports import SyncImports
 from directview._view_calls import Calls
 from directview._view_objects import Objects
 from directview._view_targets import K, Many, One, Targets
@@ -50,6 +51,35 @@ class DirectView(Calls[K], Objects[K]):
             track=self.track if track is None else track,
             label=self.label if label is None else label,
         )
+
+    # --- imports --------------------------------------------------------------------------------------
+
+    def sync_imports(self, local: bool = True, quiet: bool = False) -> SyncImports:
+        """Import on the engines what is imported in a ``with`` block, or ``async with`` block.
+
+        ::
+
+            with view.sync_imports():
+                import numpy
+
+        Every import statement of the block itself counts, also ``import a as b`` and ``from a import b``;
+        what the modules import in their turn, and what other functions and threads import, does not.
+
+        Args:
+            local: whether to import here too. If not, a name that is not here already can't be used here,
+                and is gone after the block (in a function: it stays as a stand-in).
+            quiet: print nothing.
+
+        Raises:
+            ImportError: an import fails here, in the block; or on one engine, at its end.
+            CompositeError: at its end: an import failed on several engines.
+        """
+        return SyncImports(self, local=local, quiet=quiet)
+
+    @property
+    def importer(self) -> SyncImports:
+        """`sync_imports` with its defaults: ``with view.importer:``."""
+        return self.sync_imports()
 
     # --- beside the calls -----------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from directview import (
     RemoteFunction,
     UnmetDependency,
     UnmetDependencyError,
+    WouldBlockLoop,
     interactive,
     parallel,
     remote,
@@ -271,3 +272,52 @@ async def test_awaited_in_an_async_program(rc: Client) -> None:
         doubled = await view.parallel(block=False)(lambda a: a * 2)(np.arange(5))
         assert doubled.tolist() == [0, 2, 4, 6, 8]
         assert [item async for item in view.parallel()(slowly).map(range(3))] == [1, 2, 3]
+
+
+# --- imports --------------------------------------------------------------------------------------------
+
+
+def test_imports_in_a_block_are_done_on_the_engines_too(
+    v: DirectView[Many], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with v.sync_imports():
+        import math as m
+        from fractions import Fraction
+    assert capsys.readouterr().out == (
+        "importing math on engine(s)\nimporting Fraction from fractions on engine(s)\n"
+    )
+    assert v.pull("m.floor(2.5) + Fraction(1, 2)", block=True) == [m.floor(2.5) + Fraction(1, 2)] * 4
+    with v.sync_imports(quiet=True), v.importer:
+        import base64
+    assert capsys.readouterr().out == "importing base64 on engine(s)\n"
+    assert v.apply_sync(interactive(lambda: base64.b64encode(b"a"))) == [b"YQ=="] * 4
+
+
+def test_without_local_only_the_engines_import(own_folders: Path, v: DirectView[Many]) -> None:
+    (own_folders / "dv_there_only.py").write_text("value = 5\n")
+    v.execute(f"import sys; sys.path.insert(0, {str(own_folders)!r})")
+    names: dict[str, Any] = {"v": v}
+    source = "with v.sync_imports(local=False, quiet=True):\n    import dv_there_only as there\n"
+    exec(source + "    sent = v.apply_sync(lambda: there.value)", names)
+    assert names["sent"] == [5] * 4
+    assert "there" not in names
+
+
+def test_an_import_that_fails_on_some_engines_says_on_which(own_folders: Path, v: DirectView[Many]) -> None:
+    folder = own_folders / "some"
+    folder.mkdir()
+    (folder / "dv_on_some.py").write_text("")
+    v.execute(f"import sys; sys.path.insert(0, {str(folder)!r})", targets=[0, 2]).get(DEADLINE)
+    with pytest.raises(CompositeError) as caught, v.sync_imports(local=False, quiet=True):
+        import dv_on_some  # type: ignore[import-not-found] # pyright: ignore[reportMissingImports] # noqa: F401
+    assert "[1:apply]: ModuleNotFoundError: No module named 'dv_on_some'" in str(caught.value)
+    assert [info["engine_id"] for _, _, _, info in caught.value.elist] == [1, 3]
+
+
+async def test_async_with_for_a_bound_client(rc: Client) -> None:
+    async with Client(rc.cluster.connection_file) as bound:  # type: ignore[union-attr]
+        async with bound[:].sync_imports(quiet=True):
+            import textwrap
+        assert await bound[:].pull_async("textwrap.__name__") == [textwrap.__name__] * 4
+        with pytest.raises(WouldBlockLoop, match=r"async with view\.sync_imports"), bound[:].sync_imports():
+            pass
