@@ -378,7 +378,8 @@ class Core:
 
     def _deliver_gone(self, event: Gone) -> None:
         if event.uuid:
-            self._note_engines()  # Whoever learns of the death from this call finds the engine gone.
+            # Whoever learns of the death from this call finds the engine gone.
+            self.engines = {id: info for id, info in self.engines.items() if info.uuid != event.uuid}
         result, places = event.call.context
         error: Exception
         if self._stopped:
