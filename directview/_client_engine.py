@@ -34,13 +34,15 @@ class KnownEngine:
     """One engine, as this client sees it."""
 
     __slots__ = (
-        "asked", "awaiting", "bytes", "calls", "credit_bytes", "credit_calls", "given", "held", "info",
-        "receiving", "unknown",
+        "asked", "awaiting", "bytes", "calls", "credit_bytes", "credit_calls", "dead", "given", "held",
+        "info", "receiving", "unknown",
     )  # fmt: skip
 
     def __init__(self, info: EngineInfo, credit: tuple[int, int]) -> None:
         self.info = info
         self.credit_calls, self.credit_bytes = credit
+        self.dead = False
+        """Its calls are being reported as lost; the controller's last word on it follows."""
         self.calls = 0
         """Calls, and bytes, sent ahead of Accept: never more than the credit."""
         self.bytes = 0

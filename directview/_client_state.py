@@ -115,8 +115,8 @@ class ClientState:
 
     @property
     def engines(self) -> dict[int, EngineInfo]:
-        """The engines there are, by id."""
-        return {id: self._engines[id].info for id in sorted(self._engines)}
+        """The engines there are, by id. Who learns of a death from a call that ended finds it gone."""
+        return {id: self._engines[id].info for id in sorted(self._engines) if not self._engines[id].dead}
 
     @property
     def watermark(self) -> int:
@@ -392,6 +392,8 @@ class ClientState:
 
     def _lost(self, message: Lost) -> None:
         engine = self._engines.get(message.engine)
+        if engine is not None and engine.info.uuid == message.uuid:
+            engine.dead = True
         running = self.calls.get(message.started[0]) if message.started else None
         name = running.name if running is not None else ""
         for seqs, started in ((message.started, True), (message.queued, False)):

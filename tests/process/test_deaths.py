@@ -138,6 +138,7 @@ def test_an_engine_that_exits_by_itself(crowd: Client, victim: int) -> None:
     """The exit code is told, and what ran."""
     with pytest.raises(EngineError, match=f"engine {victim} ended with exit code 3 while running _exit"):
         crowd[victim].apply_async(os._exit, 3).get(DEADLINE)
+    assert victim not in crowd.ids  # Known by whoever knows of the call's end.
 
 
 def test_a_segmentation_fault(crowd: Client, victim: int) -> None:
