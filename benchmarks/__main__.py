@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks import machine, rendering
 from benchmarks.comparing import compare
-from benchmarks.kin import adopt_orphans
+from benchmarks.kin import adopt_orphans, end_in_order
 from benchmarks.participants import choose_specs
 from benchmarks.report import SUBJECT, Report
 from benchmarks.run import Run
@@ -76,6 +76,7 @@ def _measure(arguments: argparse.Namespace, console: Console) -> int:
         {work.name: work.title for work in works},
     )
     adopt_orphans()
+    end_in_order()
     path: Path = arguments.json or RESULTS / f"{now:%Y-%m-%d-%H%M%S}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     progress = Console(stderr=True)

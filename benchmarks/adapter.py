@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from benchmarks.kin import adopt_orphans, die_with_parent
+from benchmarks.kin import adopt_orphans, die_with_parent, end_in_order
 from benchmarks.measuring import OPERATIONS, Functions
 from benchmarks.peer import ALL, Peer, Unsupported
 
@@ -104,6 +104,7 @@ def _own_stdout() -> IO[str]:
 def main(name: str, harness: int) -> None:
     """Serve until the end of input, or of the harness."""
     answers = _own_stdout()
+    end_in_order()
     die_with_parent(harness)
     adopt_orphans()
     module, _, cls = name.partition(":")

@@ -1,4 +1,4 @@
-"""Linux: who dies with whom, and whose orphans are whose. Elsewhere these do nothing."""
+"""Who dies with whom, how, and whose orphans are whose. Only Linux knows the first and the last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-__all__ = ["adopt_orphans", "die_with_parent"]
+__all__ = ["adopt_orphans", "die_with_parent", "end_in_order"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -31,6 +31,11 @@ def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
     _prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         signal.raise_signal(signum)
+
+
+def end_in_order() -> None:
+    """Have SIGTERM end this process as `sys.exit` does, so that what it started is ended and cleaned up."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
 
 
 def _prctl(option: int, value: int) -> None:
