@@ -136,6 +136,7 @@ class EngineQueue:
                     if not given:
                         del self._given[client]
                     return taken
+                self.waiting -= 1
                 line.nbytes -= nbytes
                 if seq not in given:
                     given[seq] = nbytes
@@ -146,7 +147,6 @@ class EngineQueue:
                 lines.move_to_end(client)
             else:
                 del lines[client]
-        self.waiting -= len(taken)
         return taken
 
     def given(self) -> Iterator[tuple[bytes, int]]:

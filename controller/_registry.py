@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from directview.controller._queues import EngineQueue
+from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, EngineQueue
 from directview.wire.messages import EngineInfo, Hello
 
 __all__ = ["Client", "Engine", "Peer", "PendingAbort", "Registry", "Supervisor"]
@@ -36,13 +36,13 @@ class Engine:
 
     id: int
     uuid: bytes
-    info: EngineInfo | None
+    queue: EngineQueue
+    info: EngineInfo | None = None
     """None for an engine that is known from before the controller's restart and has not come back."""
     supervisor: bytes = b""
     route: bytes | None = None
     resuming: bool = False
     """It is telling what it holds."""
-    queue: EngineQueue = field(default_factory=EngineQueue)
     unasked: set[bytes] = field(default_factory=set)
     """Routes of clients that have been told that it is there and have not asked it about their calls yet.
     What they submitted before they knew is in that question, and is not taken from them."""
@@ -96,8 +96,18 @@ Peer = Engine | Client | Supervisor
 class Registry:
     """All peers, by uuid, by id and by route."""
 
-    def __init__(self, known: dict[bytes, int] | None = None) -> None:
-        """`known`: peers that an earlier incarnation of this controller knew: see `known`."""
+    def __init__(
+        self,
+        known: dict[bytes, int] | None = None,
+        *,
+        window_calls: int = WINDOW_CALLS,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        """`known`: peers that an earlier incarnation of this controller knew: see the method of that name.
+
+        The windows are those of each engine's queue.
+        """
+        self._window = (window_calls, window_bytes)
         self.engines: dict[int, Engine] = {}
         self.clients: dict[bytes, Client] = {}
         self.supervisors: dict[bytes, Supervisor] = {}
@@ -107,8 +117,7 @@ class Registry:
             if id < 0:
                 self.clients[uuid] = Client(uuid, None)
             else:
-                self.engines[id] = Engine(id, uuid, None)
-                self._ids[uuid] = id
+                self._add_engine(id, uuid)
         self._next_id = max(self.engines, default=-1) + 1
 
     def engine_of(self, uuid: bytes) -> Engine | None:
@@ -128,8 +137,7 @@ class Registry:
             if id < 0 or id in self.engines or id >= MOST_ENGINES:
                 id = self._next_id
             self._next_id = max(self._next_id, id + 1)
-            engine = self.engines[id] = Engine(id, hello.uuid, None)
-            self._ids[hello.uuid] = id
+            engine = self._add_engine(id, hello.uuid)
         engine.info = EngineInfo(engine.id, hello.uuid, hello.pid, hello.hostname, hello.python, hello.host)
         engine.supervisor = hello.supervisor
         engine.resuming = hello.resuming
@@ -137,6 +145,11 @@ class Registry:
         engine.lost_reason = engine.exit_reason = ""
         engine.ended = False
         return engine, self._put_on(route, engine)
+
+    def _add_engine(self, id: int, uuid: bytes) -> Engine:
+        engine = self.engines[id] = Engine(id, uuid, EngineQueue(*self._window))
+        self._ids[uuid] = id
+        return engine
 
     def join_client(self, hello: Hello, route: bytes) -> tuple[Client, bytes | None]:
         """Register a client, or put one that comes back on its new route.

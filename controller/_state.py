@@ -37,7 +37,7 @@ from typing import Any, Final, assert_never
 
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
 from directview.controller._effects import Admit, Effect, Expel, Finish, Persist, Send
-from directview.controller._queues import Entry, batches
+from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
 from directview.controller._registry import Client, Engine, Peer, Registry, Supervisor
 from directview.wire.messages import (
     PROTOCOL_VERSION,
@@ -78,6 +78,10 @@ class Settings:
     """Seconds for which a lost client's calls are kept, and a restarted controller waits for its peers."""
     credit_calls: int = 1024
     credit_bytes: int = 4 << 20
+    """What a client may submit to one engine ahead of its accepting it."""
+    window_calls: int = WINDOW_CALLS
+    window_bytes: int = WINDOW_BYTES
+    """What an engine may have of calls that it has not started."""
 
 
 class Controller:
@@ -93,7 +97,9 @@ class Controller:
         They have a lease to come back: engines to their ids, clients to their calls.
         """
         self.settings = settings
-        self.registry = Registry(known)
+        self.registry = Registry(
+            known, window_calls=settings.window_calls, window_bytes=settings.window_bytes
+        )
         self.started = now
         self.calls = 0
         self.results = 0

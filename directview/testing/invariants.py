@@ -6,11 +6,11 @@ from itertools import islice
 
 from directview._client_calls import Stage as ClientStage
 from directview._client_state import ClientState
-from directview.controller._queues import WINDOW_BYTES, EngineQueue
+from directview.controller._queues import EngineQueue
 from directview.controller._state import Controller
 from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage
 
-__all__ = ["check_client", "check_controller", "check_engine", "leftovers"]
+__all__ = ["check_client", "check_controller", "check_engine", "check_queue", "leftovers"]
 
 
 def check_client(state: ClientState) -> None:
@@ -81,7 +81,7 @@ def check_controller(controller: Controller) -> None:
     for id, engine in registry.engines.items():
         assert engine.id == id
         assert engine.route is not None or engine.deadline is not None
-        _check_queue(engine.queue)
+        check_queue(engine.queue)
         for uuid in {client for client, _ in engine.queue.given()} | set(engine.queue._lines):
             assert id in registry.clients[uuid].engines
         assert set(engine.aborts) <= set(engine.queue.given())
@@ -89,7 +89,8 @@ def check_controller(controller: Controller) -> None:
         assert client.route is not None or client.deadline is not None
 
 
-def _check_queue(queue: EngineQueue) -> None:
+def check_queue(queue: EngineQueue) -> None:
+    """Counts and window of an engine's queue. Raises AssertionError."""
     lines = queue._lines.values()
     assert queue.waiting == sum([len(line.entries) for line in lines])
     assert all(line.entries for line in lines)
@@ -100,7 +101,7 @@ def _check_queue(queue: EngineQueue) -> None:
     window = [nbytes for nbytes in sizes if nbytes >= 0]
     assert queue.window == len(window) <= queue._most_calls
     assert queue.window_bytes == sum(window)
-    assert queue.window_bytes <= WINDOW_BYTES or len(window) == 1
+    assert queue.window_bytes <= queue._most_bytes or len(window) == 1
     assert queue.running == len(sizes) - len(window)
 
 

@@ -20,10 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 from typing import Final
 
 from directview.controller._effects import Admit, Expel, Finish, Persist, Send
+from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS
 from directview.controller._state import Controller, Settings
 from directview.testing.invariants import check_client, check_controller, check_engine
 from directview.testing.simulated_peers import (
@@ -70,6 +72,8 @@ class SimulatedCluster:
         pace: in which steps large payloads travel.
         credit_calls: calls that a client may send to one engine ahead of its accepting them.
         credit_bytes: likewise bytes.
+        window_calls: calls that an engine may have and not have started.
+        window_bytes: likewise bytes.
         lease: seconds for which a lost peer is waited for.
         engine_grace: seconds for which a lost engine is waited for.
         checked: check the invariants of all machines after everything that happens. Slow, and thorough.
@@ -85,6 +89,8 @@ class SimulatedCluster:
         pace: Pace = SMALL_STEPS,
         credit_calls: int = 1024,
         credit_bytes: int = 4 << 20,
+        window_calls: int = WINDOW_CALLS,
+        window_bytes: int = WINDOW_BYTES,
         lease: float = 2.0,
         engine_grace: float = 1.0,
         checked: bool = False,
@@ -99,8 +105,8 @@ class SimulatedCluster:
         self.finished = ""
         """Why the controller has ended, if it has."""
         self._settings = Settings(
-            "simulated", policy="wait", engine_grace=engine_grace, lease=lease,
-            credit_calls=credit_calls, credit_bytes=credit_bytes,
+            "simulated", policy="wait", engine_grace=engine_grace, lease=lease, credit_calls=credit_calls,
+            credit_bytes=credit_bytes, window_calls=window_calls, window_bytes=window_bytes,
         )  # fmt: skip
         self._ids: dict[bytes, int] = {}
         self._connections: dict[bytes, Connection] = {}
@@ -168,10 +174,7 @@ class SimulatedCluster:
         """Start a controller, which takes over from the one before."""
         assert self.controller is None
         self.incarnation += 1
-        settings = Settings(
-            self._settings.cluster, self.incarnation, self._settings.policy, self._settings.engine_grace,
-            self._settings.lease, self._settings.credit_calls, self._settings.credit_bytes,
-        )  # fmt: skip
+        settings = replace(self._settings, incarnation=self.incarnation)
         self.controller = Controller(settings, self.clock.now, self._ids)
         self._arm()
 

@@ -93,11 +93,20 @@ class Faults(RuleBasedStateMachine):
         clients=st.integers(1, 2),
         supervised=st.booleans(),
         credit=st.sampled_from([(1, 300), (3, 3000), (1024, 4 << 20)]),
+        window=st.sampled_from([(1, 300), (4, 500), (256, 16 << 20)]),
     )
-    def start(self, seed: int, engines: int, clients: int, supervised: bool, credit: tuple[int, int]) -> None:
+    def start(
+        self,
+        seed: int,
+        engines: int,
+        clients: int,
+        supervised: bool,
+        credit: tuple[int, int],
+        window: tuple[int, int],
+    ) -> None:
         self.cluster = SimulatedCluster(
             seed, engines=engines, clients=clients, supervised=supervised,
-            credit_calls=credit[0], credit_bytes=credit[1],
+            credit_calls=credit[0], credit_bytes=credit[1], window_calls=window[0], window_bytes=window[1],
         )  # fmt: skip
         self.cluster.run(0.3)
 
@@ -243,6 +252,41 @@ def test_no_call_is_lost_to_cuts_crashes_and_pauses_that_are_not_too_long(seed: 
     assert set(check_calls(cluster)) <= {"result", "error"}
 
 
+@pytest.mark.parametrize("seed", range(16 * TIMES))
+def test_every_call_ends_once_whatever_fails(seed: int) -> None:
+    """The same as the stateful test with more calls in flight: bursts, to all engines, while all breaks."""
+    random = Random(seed)
+    cluster = SimulatedCluster(
+        seed, engines=3, supervised=seed % 2 == 0, credit_calls=random.choice([2, 1024]),
+        window_calls=random.choice([3, 256]),
+    )  # fmt: skip
+
+    def peers() -> list[SimulatedClient | SimulatedEngine]:
+        everybody: list[SimulatedClient | SimulatedEngine] = [*cluster.clients, *cluster.engines]
+        return [peer for peer in everybody if peer.alive]
+
+    def cut() -> None:
+        cluster.cut(random.choice(peers()), random.choice([0.001, 0.05, 0.5]))
+
+    def crash() -> None:
+        with cluster.controller_down():
+            cluster.run(random.choice([0.0, 0.01, 0.3]))
+
+    def away() -> None:
+        with cluster.unreachable(random.choice(peers())):
+            cluster.run(random.choice([0.1, 1.5, 2.5]))
+
+    def kill() -> None:
+        living = [engine for engine in cluster.engines if engine.alive]
+        if living:
+            cluster.kill_engine(random.choice(living), reported=random.random() < 0.5)
+        cluster.add_engine(supervised=random.random() < 0.5)
+
+    play(cluster, random, [cut, cut, cut, crash, away, kill], steps=40, works=MIXED)
+    cluster.settle(120.0)
+    check_calls(cluster)
+
+
 def test_calls_on_one_engine_start_in_the_order_in_which_they_were_made() -> None:
     cluster = SimulatedCluster(3, engines=1, clients=1, credit_calls=4)
     cluster.run(0.3)
@@ -313,25 +357,27 @@ def test_an_abort_outlives_a_lost_connection() -> None:
     assert [outcome.how for outcome in client.outcomes[seq, 0]] == ["aborted"]
 
 
-def test_a_client_that_was_given_up_is_told_and_nothing_runs_twice() -> None:
-    """Also by the next controller, which has never met it."""
-    for crash in (False, True):
-        cluster = SimulatedCluster(8, engines=1, clients=1, lease=1.0)
-        cluster.run(0.3)
-        client = cluster.clients[0]
-        seq = client.submit([0], Work(result_bytes=300))
-        cluster.run(0.004)
-        with cluster.unreachable(client):
-            cluster.run(3.0)
-            if crash:
-                with cluster.controller_down():
-                    cluster.run(0.1)
-        cluster.settle()
-        check_calls(cluster)
-        assert cluster.engines[0].starts.count((client.uuid, seq)) <= 1
-        again = client.submit([0], Work())
-        cluster.settle()
-        assert client.outcomes[again, 0][0].how == "result"
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_client_that_was_given_up_is_told_and_nothing_runs_twice(seed: int, crash: bool) -> None:
+    """Its calls ran, and it never heard of that. The next controller has never met it."""
+    cluster = SimulatedCluster(seed, engines=1, clients=1, lease=1.0)
+    cluster.run(0.3)
+    client, engine = cluster.clients[0], cluster.engines[0]
+    seqs = [client.submit([0], Work()) for _ in range(5)]
+    while not engine.starts:
+        cluster.run(0.001)
+    with cluster.unreachable(client):
+        cluster.run(3.0)
+        if crash:
+            with cluster.controller_down():
+                cluster.run(0.1)
+    cluster.settle()
+    check_calls(cluster)
+    assert set(client.outcomes) == {(seq, 0) for seq in seqs}
+    again = client.submit([0], Work())
+    cluster.settle()
+    assert client.outcomes[again, 0][0].how == "result"
 
 
 def test_a_client_that_vanished_leaves_nothing_behind() -> None:
