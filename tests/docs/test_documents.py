@@ -19,8 +19,10 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +58,12 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home, so that the default profile is the test's own."""
-    runtime = tmp_path / "run"
-    runtime.mkdir(mode=0o700)
+    """An empty home, so that the default profile is the test's own.
+
+    The runtime folder is a short one beside it: in one too deep for a socket's path, directview would go to
+    the folder that all of the user's clusters share.
+    """
+    runtime = Path(tempfile.mkdtemp(prefix="dv-docs-", dir="/tmp"))
     for variable, value in {
         "HOME": tmp_path,
         "XDG_RUNTIME_DIR": runtime,
@@ -74,6 +79,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # What a page that failed half-way has left running in the background, in this home only.
     command = [sys.executable, "-m", "directview", "stop", "--all"]
     subprocess.run(command, capture_output=True, timeout=60, check=False)
+    shutil.rmtree(runtime, ignore_errors=True)
 
 
 @pytest.fixture
