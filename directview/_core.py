@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from directview._client_state import (
     Answered,
@@ -70,8 +70,8 @@ _FAREWELL: Final = 1.0
 _STREAMS: Final = ("stdout", "stderr")
 _STATUS: Final = {OK: "ok", ABORTED: "aborted"}
 
-R = TypeVar("R", bound=AsyncResult[Any])
-
+Slots = tuple[tuple[int, int], ...]
+"""(seq, engine id) of the calls that make up one result."""
 Request = tuple[tuple[int, ...], Parcel]
 """What one call consists of: its targets and its payload."""
 
@@ -91,9 +91,9 @@ class Core:
         self.on_engines: list[Callable[[Engines], None]] = []
         self._info = info
         self._state = ClientState(self.uuid)
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._seqs = itertools.count(1)
-        self._inbox: list[Callable[[], None]] = []
+        self._inbox: list[Callable[[], None] | tuple[Sequence[Request], Slots, str, AsyncResult[Any]]] = []
         self._woken = False
         self._queries: dict[int, concurrent.futures.Future[Any]] = {}
         self._query_numbers = itertools.count(1)
@@ -187,35 +187,47 @@ class Core:
 
     # --- calls: any thread --------------------------------------------------------------------------
 
-    def submit(
-        self, requests: Sequence[Request], name: str, make: Callable[[tuple[tuple[int, int], ...]], R]
-    ) -> R:
-        """Submit calls that make up one result.
+    def number(self, requests: Sequence[Request]) -> Slots:
+        """Give new calls their numbers. Under `lock`, followed by `submit`.
 
         Args:
             requests: targets and payload of each.
-            name: what errors call them.
-            make: makes the result for its (seq, engine id) slots.
+
+        Returns:
+            (seq, engine id) for each target of each call.
+
+        Raises:
+            ClientClosed: the client was closed.
+            ControllerLost: the controller is gone.
         """
-        with self._lock:
-            if self._closed or self._stopped:
-                raise ClientClosed(self._stopped) if self._closed else ControllerLost(self._stopped)
-            seqs = [next(self._seqs) for _ in requests]
-            slots = tuple(
-                [(seq, id) for seq, (targets, _) in zip(seqs, requests, strict=True) for id in targets]
-            )
-            result = make(slots)
-            self._inbox.append(lambda: self._submit(seqs, requests, name, result))
-            self._wake()
-        return result
+        if self._closed or self._stopped:
+            raise ClientClosed(self._stopped) if self._closed else ControllerLost(self._stopped)
+        if len(requests) == 1:
+            seq = next(self._seqs)
+            return tuple([(seq, id) for id in requests[0][0]])
+        return tuple([(seq, id) for (targets, _), seq in zip(requests, self._seqs, strict=False) for id in targets])
+
+    def submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
+        """Send calls that have been numbered. Under `lock`.
+
+        Args:
+            requests: the calls.
+            slots: their numbers.
+            name: what errors call them.
+            result: where their answers go, slot by slot.
+        """
+        self._inbox.append((requests, slots, name, result))
+        self._wake()
 
     def _submit(
-        self, seqs: Sequence[int], requests: Sequence[Request], name: str, result: AsyncResult[Any]
+        self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]
     ) -> None:
         first = 0
-        for seq, (targets, parcel) in zip(seqs, requests, strict=True):
-            places = {id: first + index for index, id in enumerate(targets)}
-            self._state.submit(Call(seq, name, targets, parcel, (result, places)))
+        for targets, parcel in requests:
+            places = None
+            if len(targets) > 1:
+                places = {id: first + index for index, id in enumerate(targets)}
+            self._state.submit(Call(slots[first][0], name, targets, parcel, (result, first, places)))
             first += len(targets)
 
     def check_controller(self) -> None:
@@ -238,7 +250,7 @@ class Core:
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action` run on the loop, after what was posted and submitted before."""
-        with self._lock:
+        with self.lock:
             if not self._closed:
                 self._inbox.append(action)
                 self._wake()
@@ -265,11 +277,14 @@ class Core:
     # --- the loop's side ------------------------------------------------------------------------------
 
     def _take_inbox(self) -> None:
-        with self._lock:
+        with self.lock:
             self._woken = False
             inbox, self._inbox = self._inbox, []
-        for action in inbox:
-            action()
+        for item in inbox:
+            if isinstance(item, tuple):
+                self._submit(*item)
+            else:
+                item()
 
     def _turn(self) -> None:
         """End of a turn: send what is to be sent, report what has happened, set the timer."""
@@ -310,8 +325,8 @@ class Core:
                 case Sent(call):
                     call.context[0]._mark_sent()
                 case Printed(call, id, stream, text):
-                    result, places = call.context
-                    result._output(places[id], stream, text)
+                    result, index = _place(call, id)
+                    result._output(index, stream, text)
                 case EnginesChanged(message):
                     self._note_engines()
                     for notify in list(self.on_engines):
@@ -328,8 +343,7 @@ class Core:
                 future.set_exception(ValueError(str(value)))
 
     def _deliver(self, event: Ended) -> None:
-        result, places = event.call.context
-        index = places[event.engine]
+        result, index = _place(event.call, event.engine)
         item = event.item
         metadata = self._metadata(event)
         if event.problem is not None:
@@ -380,7 +394,7 @@ class Core:
         if event.uuid:
             # Whoever learns of the death from this call finds the engine gone.
             self.engines = {id: info for id, info in self.engines.items() if info.uuid != event.uuid}
-        result, places = event.call.context
+        result, index = _place(event.call, event.engine)
         error: Exception
         if self._stopped:
             error = (ClientClosed if self._closed else ControllerLost)(self._stopped)
@@ -398,7 +412,7 @@ class Core:
             )
         status = "aborted" if isinstance(error, TaskAborted) else "error"
         metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), status)
-        result._deliver_error(places[event.engine], metadata, error)
+        result._deliver_error(index, metadata, error)
 
     # --- engines --------------------------------------------------------------------------------------
 
@@ -419,6 +433,12 @@ class Core:
                     raise ControllerLost(self._stopped)
                 self._engines_changed.clear()
                 await self._engines_changed.wait()
+
+
+def _place(call: Call, engine: int) -> tuple[AsyncResult[Any], int]:
+    """The result that a call on this engine belongs to, and its slot there."""
+    result, first, places = call.context
+    return result, first if places is None else places[engine]
 
 
 def _unreadable(error: Exception, event: Ended) -> SerializationError:

@@ -297,20 +297,26 @@ class Client:
         single: bool,
         join: Callable[[list[Any]], Any] | None = None,
     ) -> AsyncResult[Any]:
-        def make(slots: tuple[tuple[int, int], ...]) -> AsyncResult[Any]:
-            self._history.append(slots)
-            return AsyncResult(self, slots, join=join, name=name, single=single, label=label)
-
-        return self._binding.core().submit(requests, name, make)
+        core = self._binding.core()
+        with core.lock:
+            slots = core.number(requests)
+            result = AsyncResult(self, slots, join=join, name=name, single=single, label=label)
+            core.submit(requests, slots, name, result)
+        self._history.append(slots)
+        return result
 
     def _submit_map(
         self, requests: Sequence[Request], sizes: Sequence[int], name: str, label: str | None, *, single: bool
     ) -> AsyncMapResult[Any]:
-        def make(slots: tuple[tuple[int, int], ...]) -> AsyncMapResult[Any]:
-            self._history.append(slots)
-            return AsyncMapResult(self, slots, sizes, name=name, single=single, label=label)
-
-        return self._binding.core().submit(requests, name, make)
+        core = self._binding.core()
+        with core.lock:
+            slots = core.number(requests)
+            result: AsyncMapResult[Any] = AsyncMapResult(
+                self, slots, sizes, name=name, single=single, label=label
+            )
+            core.submit(requests, slots, name, result)
+        self._history.append(slots)
+        return result
 
     @property
     def client_uuid(self) -> str:

@@ -50,8 +50,8 @@ class Parcel(NamedTuple):
     """A packed call or result, ready to send."""
 
     body: bytes
-    frames: list[Buffer]
-    chunks: list[memoryview]
+    frames: Sequence[Buffer]
+    chunks: Sequence[memoryview]
     """Buffers that are sent as chunks, in order. They refer to the sender's memory."""
     nbytes: int
     """Bytes of body and frames: what the parcel occupies on the way until it is taken."""
@@ -115,7 +115,7 @@ def _pack_small(objects: Sequence[Packed]) -> Parcel | None:
         descriptors.append(data)
         counts.append(1)
     body = cast(bytes, msgpack.packb((counts, descriptors, {})))
-    return Parcel(body, [], [], len(body))
+    return Parcel(body, (), (), len(body))
 
 
 class Unpacked:
