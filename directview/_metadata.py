@@ -7,7 +7,7 @@ thousands of calls a second are made, and few are asked.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,6 +66,13 @@ def parse_msg_id(text: str) -> tuple[str, int, int]:
         raise ValueError(f"{text!r} is not a msg_id: those look like '<client>_<number>_<engine>'") from None
 
 
+def _known(times: Iterable[datetime | None] | None, which: str) -> list[datetime]:
+    found = [] if times is None else list(times)
+    if not found or None in found:
+        raise TypeError(f"the {which} is {times!r:.60}: that has not happened yet")
+    return found  # type: ignore[return-value]
+
+
 class Described:
     """The metadata of an AsyncResult: scalars for a single engine, otherwise lists in target order."""
 
@@ -78,8 +85,13 @@ class Described:
     _missing: int
     _metadata: list[CallMetadata | None] | None = None
     _printed: dict[tuple[int, str], list[str]] | None = None
+    _sources: Sequence[tuple[Any, int]] | None = None
+    """Of which result's which slot each slot is the image: made by split and join."""
 
     def _of_slot(self, index: int, key: str) -> Any:
+        if self._sources is not None:
+            source, there = self._sources[index]
+            return source._of_slot(there, key)
         seq, engine = self._calls[index]
         known = self._metadata[index] if self._metadata is not None else None
         match key:
@@ -176,6 +188,28 @@ class Described:
         return self._per_slot("outputs")
 
     # --- times ---
+
+    def timedelta(
+        self,
+        start: datetime | Iterable[datetime],
+        end: datetime | Iterable[datetime],
+        start_key: Callable[[Iterable[datetime]], datetime] = min,
+        end_key: Callable[[Iterable[datetime]], datetime] = max,
+    ) -> float:
+        """Seconds between two times of the call: ``ar.timedelta(ar.submitted, ar.received)``.
+
+        Args:
+            start: one datetime, or one for each engine.
+            end: likewise.
+            start_key: picks one of several starts, by default the first.
+            end_key: picks one of several ends, by default the last.
+
+        Raises:
+            TypeError: one of them is None: it has not happened yet.
+        """
+        first = start if isinstance(start, datetime) else start_key(_known(start, "start"))
+        last = end if isinstance(end, datetime) else end_key(_known(end, "end"))
+        return (last - first).total_seconds()
 
     @property
     def progress(self) -> int:

@@ -9,17 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from directview._metadata import CallMetadata, Described
 from directview._waiting import CallOwner, SharedFuture
-from directview.errors import CompositeError, TimeoutError
+from directview.errors import CompositeError, TaskAborted, TimeoutError
 
 __all__ = ["Slots"]
 
 T = TypeVar("T")
 
 _MISSING: Final[Any] = object()
+
+
+class _Echo(NamedTuple):
+    """Slot `there` of `result` is answered as slot `here` of this one is."""
+
+    here: int
+    result: Slots[Any]
+    there: int
 
 
 def _unknown(engine: int, now: float) -> CallMetadata:
@@ -33,6 +41,9 @@ class Slots(Described, SharedFuture[T]):
     _values: list[Any] | None = None
     _errors: dict[int, Exception] | None = None
     _sent = False
+    _echoes: list[_Echo] | None = None
+    """Slots of other results that are answered when slots of this one are: made by split and join."""
+    _sources: Sequence[tuple[Slots[Any], int]] | None = None
 
     def __init__(
         self,
@@ -61,50 +72,66 @@ class Slots(Described, SharedFuture[T]):
 
     def _deliver(self, index: int, metadata: CallMetadata | None, value: Any) -> None:
         """Slot `index` was answered with `value`."""
-        if self._fill(index, metadata):
-            if not self.done():
-                assert self._values is not None
-                self._values[index] = value
-            self._filled()
+        self._answer(index, metadata, value, None)
 
     def _deliver_error(self, index: int, metadata: CallMetadata | None, error: Exception) -> None:
         """Slot `index` ended in `error`; without metadata where the engine said nothing."""
-        if self._fill(index, metadata):
-            if not self.done():
-                if self._errors is None:
-                    self._errors = {}
-                self._errors[index] = error
-            self._filled()
+        self._answer(index, metadata, _MISSING, error)
+
+    def _answer(self, index: int, metadata: CallMetadata | None, value: Any, error: Exception | None) -> None:
+        if self._sources is None:
+            filled = self._fill(index, metadata, value, error)
+        else:  # echoes come from any thread
+            with self._condition:
+                filled = self._fill(index, metadata, value, error)
+        if not filled:
+            return
+        if self._echoes is not None:
+            self._echo(index, value, error)
+        if self._missing == 0 and not self.done():
+            self._finish()
+        self._progressed()
 
     def _output(self, index: int, stream: str, text: str) -> None:
         """The call of slot `index` printed `text` to `stream`, ``stdout`` or ``stderr``."""
         if self._printed is None:
             self._printed = {}
         self._printed.setdefault((index, stream), []).append(text)
-        self._progressed()
+        self._moved()
 
     def _mark_sent(self) -> None:
         """No resend can need the arguments' buffers any more."""
         self._sent = True
-        self._progressed()
+        self._moved()
 
-    def _fill(self, index: int, metadata: CallMetadata | None) -> bool:
-        """Take the metadata of a slot; False if it has been answered before."""
+    def _moved(self) -> None:
+        """Tell those who wait that something has happened before the end."""
+        self._progressed()
+        if self._echoes is not None:
+            with self._condition:
+                others = {id(echo.result): echo.result for echo in self._echoes or ()}
+            for other in others.values():
+                other._moved()
+
+    def _fill(self, index: int, metadata: CallMetadata | None, value: Any, error: Exception | None) -> bool:
+        """Take the answer of a slot; False if it has been answered before."""
         known = self._metadata
         if known is None:
             known = list[CallMetadata | None]([None]) * len(self._calls)
-            self._metadata = known
             self._values = [_MISSING] * len(known)
+            self._metadata = known
         if known[index] is not None:
             return False
         known[index] = metadata or _unknown(self._calls[index][1], time.time())
+        if not self.done():
+            assert self._values is not None
+            self._values[index] = value
+            if error is not None:
+                if self._errors is None:
+                    self._errors = {}
+                self._errors[index] = error
         self._missing -= 1
         return True
-
-    def _filled(self) -> None:
-        if self._missing == 0 and not self.done():
-            self._finish()
-        self._progressed()
 
     def _finish(self) -> None:
         """All slots are in: settle on the result or the error."""
@@ -135,6 +162,56 @@ class Slots(Described, SharedFuture[T]):
             return self._calls
         return [call for call, known in zip(self._calls, self._metadata, strict=True) if known is None]
 
+    # --- parts of it, and more than it ---
+
+    def _follow(self, sources: Sequence[tuple[Slots[Any], int]]) -> None:
+        """Have each slot of this one, which is new, answered as a slot of another is."""
+        self._sources = sources
+        self._created = min([source._created for source, _ in sources], default=self._created)
+        for there, (source, here) in enumerate(sources):
+            source._send_echo(_Echo(here, self, there))
+
+    def _send_echo(self, echo: _Echo) -> None:
+        index = echo.here
+        with self._condition:
+            # First noted, then looked: what is answered in between is not missed.
+            before = self._echoes
+            self._echoes = [*(before or ()), echo]
+            if not self._is_in(index):
+                return
+            self._echoes = before
+        error = self._errors.get(index) if self._errors else None
+        value = _MISSING if self._values is None else self._values[index]
+        self._echo_one(echo, value, error)
+
+    def _look(self) -> None:
+        self._looked = True
+        if self._sources is not None:
+            for source, _ in self._sources:
+                source._look()
+
+    def _is_in(self, index: int) -> bool:
+        """Whether all is known about a slot; of one that is being filled, not yet."""
+        if self._metadata is None or self._metadata[index] is None:
+            return False
+        assert self._values is not None
+        known = self._values[index] is not _MISSING or (self._errors is not None and index in self._errors)
+        return known or self.cancelled()
+
+    def _echo(self, index: int, value: Any, error: Exception | None) -> None:
+        with self._condition:
+            echoes = self._echoes or []
+            self._echoes = [echo for echo in echoes if echo.here != index] or None
+        for echo in echoes:
+            if echo.here == index:
+                self._echo_one(echo, value, error)
+
+    def _echo_one(self, echo: _Echo, value: Any, error: Exception | None) -> None:
+        assert self._metadata is not None
+        if error is None and value is _MISSING:
+            error = TaskAborted()
+        echo.result._answer(echo.there, self._metadata[echo.here], value, error)
+
     # --- what became of the slots ---
 
     def _has_begun_to_end(self) -> bool:
@@ -143,13 +220,18 @@ class Slots(Described, SharedFuture[T]):
     def _has_failed(self) -> bool:
         return self.done() or bool(self._errors)
 
+    def _is_sent(self) -> bool:
+        if self._sources is not None:
+            return all([source._is_sent() for source, _ in self._sources])
+        return self._sent or self._missing == 0
+
     def _all_answered(self) -> bool:
         return self._missing == 0
 
     def _with_exceptions(self) -> Any:
         if not self._errors and not self.cancelled():
             return self._outcome()
-        self._looked = True
+        self._look()
         errors, values = self._errors or {}, self._values or [_MISSING] * len(self._calls)
         found: list[Any] = []
         for index, value in enumerate(values):
@@ -177,7 +259,7 @@ class Slots(Described, SharedFuture[T]):
     def _slot(self, index: int) -> Any:
         """The value of one slot, or its error raised; TimeoutError when it isn't in."""
         if self._errors and index in self._errors:
-            self._looked = True
+            self._look()
             raise self._error_of([index])
         if self._values is None or self._values[index] is _MISSING:
             if self.done():

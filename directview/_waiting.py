@@ -187,8 +187,12 @@ class SharedFuture(concurrent.futures.Future[T]):
         self._invoke_callbacks()
         return True
 
-    def _outcome(self) -> T:
+    def _look(self) -> None:
+        """Somebody has seen how it ended: a failure need not be logged."""
         self._looked = True
+
+    def _outcome(self) -> T:
+        self._look()
         error = self._exception
         if error is None:
             return self._result  # type: ignore[return-value]
@@ -267,7 +271,7 @@ class SharedFuture(concurrent.futures.Future[T]):
         try:
             self._await_done(timeout, "result()")
             if _is_finite(timeout) and _is_remote_timeout(self._exception):
-                self._looked = True
+                self._look()
                 raise as_plain(self._exception)
             return self._outcome()
         finally:
@@ -284,7 +288,7 @@ class SharedFuture(concurrent.futures.Future[T]):
             TaskAborted: the call was cancelled.
         """
         self._await_done(timeout, "exception()")
-        self._looked = True
+        self._look()
         if self.cancelled():
             self._outcome()
         return self._exception

@@ -10,8 +10,9 @@ from __future__ import annotations
 import concurrent.futures
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from itertools import accumulate, chain
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from functools import partial
+from itertools import accumulate, chain, pairwise
+from typing import Any, Final, Generic, NoReturn, TypeVar, overload
 
 from directview._metadata import METADATA_KEYS, CallMetadata
 from directview._slots import Slots
@@ -84,7 +85,7 @@ class AsyncResult(Slots[T], Generic[T]):
                 if not self._block(self._has_failed, timeout, "get()", "`await` on the result"):
                     raise TimeoutError
                 if self._errors and not self.done():
-                    self._looked = True
+                    self._look()
                     raise self._error_of(sorted(self._errors))
             return self.result(timeout)
         finally:
@@ -95,7 +96,15 @@ class AsyncResult(Slots[T], Generic[T]):
         """The result; blocks like `get`."""
         return self.get()
 
-    def wait(self, timeout: float | None = None, return_when: str | None = None) -> bool:
+    @overload
+    def wait(self, timeout: float | None = None, return_when: None = None) -> bool: ...
+    @overload
+    def wait(self, timeout: float | None, return_when: str) -> tuple[set[Any], set[Any]]: ...
+    @overload
+    def wait(
+        self, timeout: float | None = None, *, return_when: str
+    ) -> tuple[set[AsyncResult[Any]], set[AsyncResult[Any]]]: ...
+    def wait(self, timeout: float | None = None, return_when: str | None = None) -> Any:
         """Block until the call has ended, and raise nothing of its own.
 
         Args:
@@ -103,16 +112,21 @@ class AsyncResult(Slots[T], Generic[T]):
             return_when: ``FIRST_COMPLETED`` or ``FIRST_EXCEPTION`` (of the engines), ``ALL_COMPLETED``.
 
         Returns:
-            Whether all is done.
+            Whether all is done. With `return_when`, as `concurrent.futures.wait` does, two sets: of the
+            parts (see `split`) that are done, and of those that are not.
         """
         self._check_return_when(return_when)
+        parts = self.split() if return_when is not None else ()
         ready = self.done
         if return_when == concurrent.futures.FIRST_COMPLETED:
-            ready = self._has_begun_to_end
+            ready = partial(_any_done, parts)
         elif return_when == concurrent.futures.FIRST_EXCEPTION:
-            ready = self._has_failed
+            ready = partial(_any_failed, parts)
         self._block(ready, timeout, "wait()", "`await asyncio.wait([ar])`")
-        return self.done()
+        if return_when is None:
+            return self.done()
+        done = {part for part in parts if part.done()}
+        return done, set(parts) - done
 
     def ready(self) -> bool:
         """Whether the call has ended."""
@@ -126,7 +140,7 @@ class AsyncResult(Slots[T], Generic[T]):
         """
         if not self.done():
             raise ValueError(f"{self!r} not ready")
-        self._looked = True
+        self._look()
         return self._exception is None
 
     def get_dict(self, timeout: float | None = None) -> dict[int, Any]:
@@ -181,7 +195,7 @@ class AsyncResult(Slots[T], Generic[T]):
     @property
     def sent(self) -> bool:
         """Whether the arguments' buffers are free: no resend can need them any more."""
-        return self._sent or self._missing == 0
+        return self._is_sent()
 
     def wait_for_send(self, timeout: float | None = None) -> None:
         """Block until the arguments' buffers may be changed.
@@ -199,8 +213,63 @@ class AsyncResult(Slots[T], Generic[T]):
         """Wait until the arguments' buffers may be changed. May be cancelled; the call goes on."""
         await self._step(self._is_sent)
 
-    def _is_sent(self) -> bool:
-        return self.sent
+    # --- parts and wholes ---
+
+    def split(self) -> tuple[AsyncResult[Any], ...]:
+        """One AsyncResult for each engine (of a map: for each chunk), in the order of the targets.
+
+        They can be given to `concurrent.futures.wait`, `asyncio.wait` and the like, to get at what is there
+        already. Cancelling one cancels the call on its engine only. A single result is its only part.
+        """
+        if len(self._calls) == 1:
+            return (self,)
+        if self._parts is None:
+            parts = tuple([self._part(index) for index in range(len(self._calls))])
+            with self._condition:
+                if self._parts is None:
+                    self._parts = parts
+        return self._parts
+
+    _parts: tuple[AsyncResult[Any], ...] | None = None
+
+    def _part(self, index: int) -> AsyncResult[Any]:
+        part: AsyncResult[Any] = AsyncResult(
+            self._owner, (self._calls[index],), name=self._name, single=True, label=self._label
+        )
+        part._follow([(self, index)])
+        return part
+
+    @classmethod
+    def join(cls, *results: AsyncResult[Any]) -> AsyncResult[Any]:
+        """Several AsyncResults as one, with the slots of all: the inverse of `split`.
+
+        Args:
+            results: at least one, all of the same client. Those of maps give an `AsyncMapResult`.
+
+        Raises:
+            ValueError: there are none, or they are of different clients.
+        """
+        if not results:
+            raise ValueError("join needs at least one AsyncResult")
+        if len(results) == 1:
+            return results[0]
+        first = results[0]
+        if any([result._owner is not first._owner for result in results]):
+            raise ValueError("only results of the same client can be joined")
+        sources = [(result, index) for result in results for index in range(len(result._calls))]
+        calls = [call for result in results for call in result._calls]
+        joined: AsyncResult[Any]
+        if all([isinstance(result, AsyncMapResult) for result in results]):
+            sizes = [size for result in results for size in result._sizes()]
+            joined = AsyncMapResult(first._owner, calls, sizes, name=first._name, label=first._label)
+        else:
+            joined = AsyncResult(first._owner, calls, name=first._name, label=first._label)
+        joined._follow(sources)
+        return joined
+
+    def _sizes(self) -> list[int]:
+        """How many items each slot has."""
+        return [1] * len(self._calls)
 
     # --- the slots: indexing and iteration ---
 
@@ -280,11 +349,21 @@ class AsyncResult(Slots[T], Generic[T]):
 
     def __del__(self) -> None:
         error = self.__dict__.get("_exception")  # absent when making it failed
-        if error is None or self._looked or self.cancelled():
+        if error is None or self._looked or self._sources is not None or self.cancelled():
             return
         logger.error(
             "%s on %s failed, and nobody looked at the result", self._name, self.targets, exc_info=error
         )
+
+
+def _any_done(parts: Sequence[AsyncResult[Any]]) -> bool:
+    return any([part.done() for part in parts])
+
+
+def _any_failed(parts: Sequence[AsyncResult[Any]]) -> bool:
+    return all([part.done() for part in parts]) or any(
+        [part.done() and part._exception is not None for part in parts]
+    )
 
 
 class AsyncMapResult(AsyncResult[list[T]]):
@@ -324,6 +403,17 @@ class AsyncMapResult(AsyncResult[list[T]]):
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def _part(self, index: int) -> AsyncResult[Any]:
+        part: AsyncMapResult[T] = AsyncMapResult(
+            self._owner, (self._calls[index],), self._sizes()[index : index + 1], name=self._name,
+            single=True, label=self._label,
+        )  # fmt: skip
+        part._follow([(self, index)])
+        return part
+
+    def _sizes(self) -> list[int]:
+        return [end - start for start, end in pairwise([0, *self._ends])]
 
     def _joined(self, values: list[Any]) -> list[T]:
         return self._join(values) if self._join is not None else list(chain.from_iterable(values))

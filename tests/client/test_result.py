@@ -238,14 +238,25 @@ def test_a_remote_timeout_error_is_no_timeout_of_a_finite_wait() -> None:
 
 
 def test_wait_for_the_first_of_many() -> None:
-    ar = many(2)
-    assert ar.wait(0, "FIRST_COMPLETED") is False
+    """As `concurrent.futures.wait` does, it gives the parts that are done and those that are not."""
+    ar = many(3)
+    assert ar.wait(0, "FIRST_COMPLETED") == (set(), set(ar.split()))
     soon(lambda: ar._deliver(1, meta(1), 1))
-    assert ar.wait(60, "FIRST_COMPLETED") is False
+    done, pending = ar.wait(60, "FIRST_COMPLETED")
+    assert done == {ar.split()[1]}
+    assert pending == {ar.split()[0], ar.split()[2]}
     assert ar.progress == 1
     soon(lambda: ar._deliver_error(0, meta(0), remote(ValueError())))
-    assert ar.wait(60, "ALL_COMPLETED") is True
+    done, pending = ar.wait(60, return_when="FIRST_EXCEPTION")
+    assert done == set(ar.split()[:2])
+    soon(lambda: ar._deliver(2, meta(2), 2))
+    assert ar.wait(60, "ALL_COMPLETED") == (set(ar.split()), set())
+    assert ar.wait() is True
     assert ar.successful() is False
+    single = one()
+    assert single.wait(0, "FIRST_COMPLETED") == (set(), {single})
+    single._deliver(0, meta(), 1)
+    assert single.wait(0, "FIRST_EXCEPTION") == ({single}, set())
 
 
 def test_get_raises_at_the_first_exception_when_asked_to() -> None:
