@@ -205,7 +205,8 @@ class Core:
         if len(requests) == 1:
             seq = next(self._seqs)
             return tuple([(seq, id) for id in requests[0][0]])
-        return tuple([(seq, id) for (targets, _), seq in zip(requests, self._seqs, strict=False) for id in targets])
+        numbered = zip(requests, self._seqs, strict=False)
+        return tuple([(seq, id) for (targets, _), seq in numbered for id in targets])
 
     def submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
         """Send calls that have been numbered. Under `lock`.

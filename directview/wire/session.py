@@ -17,7 +17,16 @@ from typing import Any, Final
 from directview.errors import ConnectionRejected, ControllerUnreachable
 from directview.wire.curve import CurveKeys
 from directview.wire.link import Heartbeat, Link
-from directview.wire.messages import Hello, Message, ProtocolError, Refused, Welcome, decode, encode, frames_of
+from directview.wire.messages import (
+    Hello,
+    Message,
+    ProtocolError,
+    Refused,
+    Welcome,
+    decode,
+    encode,
+    frames_of,
+)
 
 __all__ = ["NobodyListens", "Session"]
 
