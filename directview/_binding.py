@@ -114,8 +114,8 @@ class Binding:
             raise ClientClosed("this client was closed: make a new one")
         if self._pid != os.getpid():
             raise RuntimeError(
-                f"this client belongs to process {self._pid}, of which this one is a fork: its connection can't "
-                "be shared; make a new Client in the child"
+                f"this client belongs to process {self._pid}, of which this one is a fork: its connection "
+                "can't be shared; make a new Client in the child"
             )
 
     # --- waiting --------------------------------------------------------------------------------------
@@ -126,12 +126,12 @@ class Binding:
         if threading.get_ident() == core.thread:
             if self._portal is not None:
                 raise WouldBlockLoop(
-                    f"{what} on the client's own thread (in a callback?) would wait for ever: use {instead} there"
+                    f"{what} on the client's own thread (in a callback?) would wait for ever: use {instead}"
                 )
             if core.loop.is_running():
                 raise WouldBlockLoop(
-                    f"{what} would block the event loop that this client is bound to by `async with`, and that "
-                    f"its answer comes by: use {instead}"
+                    f"{what} would block the event loop that this client is bound to by `async with`, and "
+                    f"that its answer comes by: use {instead}"
                 )
         self.check_running()
 

@@ -220,9 +220,7 @@ class Core:
         self._inbox.append((requests, slots, name, result))
         self._wake()
 
-    def _submit(
-        self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]
-    ) -> None:
+    def _submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
         first = 0
         for targets, parcel in requests:
             places = None

@@ -340,9 +340,7 @@ def _stored_globals(code: CodeType) -> set[str]:
     """Names that `code` sets by ``global``, and the code in it."""
     found: set[str] = set()
     if any([operation in code.co_code[::2] for operation in _STORES_GLOBAL]):
-        found = {
-            str(step.argval) for step in dis.get_instructions(code) if step.opcode in _STORES_GLOBAL
-        }
+        found = {str(step.argval) for step in dis.get_instructions(code) if step.opcode in _STORES_GLOBAL}
     return found.union(*[_stored_globals(const) for const in code.co_consts if isinstance(const, CodeType)])
 
 
