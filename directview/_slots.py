@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from directview._metadata import CallMetadata, Described
 from directview._waiting import CallOwner, SharedFuture
@@ -20,6 +20,16 @@ __all__ = ["Slots"]
 T = TypeVar("T")
 
 _MISSING: Final[Any] = object()
+
+
+Listener: TypeAlias = Callable[[int, str, str], None]
+"""Called with a slot, a stream and a text."""
+
+
+def _hear(listener: Listener, here: int, there: int, index: int, stream: str, text: str) -> None:
+    """Tell a listener to slot `here` of a result, which is slot `there` of another one."""
+    if index == here:
+        listener(there, stream, text)
 
 
 class _Echo(NamedTuple):
@@ -44,6 +54,7 @@ class Slots(Described, SharedFuture[T]):
     _echoes: list[_Echo] | None = None
     """Slots of other results that are answered when slots of this one are: made by split and join."""
     _sources: Sequence[tuple[Slots[Any], int]] | None = None
+    _listeners: tuple[Listener, ...] = ()
 
     def __init__(
         self,
@@ -94,9 +105,13 @@ class Slots(Described, SharedFuture[T]):
 
     def _output(self, index: int, stream: str, text: str) -> None:
         """The call of slot `index` printed `text` to `stream`, ``stdout`` or ``stderr``."""
-        if self._printed is None:
-            self._printed = {}
-        self._printed.setdefault((index, stream), []).append(text)
+        with self._condition:  # with the look at who listens: see `_listen`
+            if self._printed is None:
+                self._printed = {}
+            self._printed.setdefault((index, stream), []).append(text)
+            listeners = self._listeners
+        for listener in listeners:
+            listener(index, stream, text)
         self._moved()
 
     def _mark_sent(self) -> None:
@@ -212,6 +227,36 @@ class Slots(Described, SharedFuture[T]):
             error = TaskAborted()
         echo.result._answer(echo.there, self._metadata[echo.here], value, error)
 
+    # --- what it prints ---
+
+    def _listen(self, listener: Listener) -> tuple[Callable[[], None], list[tuple[int, str, str]]]:
+        """Have `listener` called, on the client's loop, with each text that is printed from here on.
+
+        Returns:
+            What ends it, and the texts (slot, stream, text) that have been printed before.
+        """
+        if self._sources is None:
+            with self._condition:
+                self._listeners = (*self._listeners, listener)
+                printed = (self._printed or {}).items()
+                earlier = [(index, stream, "".join(texts)) for (index, stream), texts in printed]
+            return partial(self._unlisten, listener), earlier
+        ends, earlier = [], []
+        for there, (source, here) in enumerate(self._sources):
+            end, before = source._listen(partial(_hear, listener, here, there))
+            ends.append(end)
+            earlier += [(there, stream, text) for index, stream, text in before if index == here]
+
+        def unlisten() -> None:
+            for end in ends:
+                end()
+
+        return unlisten, earlier
+
+    def _unlisten(self, listener: Listener) -> None:
+        with self._condition:
+            self._listeners = tuple([other for other in self._listeners if other is not listener])
+
     # --- what became of the slots ---
 
     def _has_begun_to_end(self) -> bool:
@@ -266,6 +311,9 @@ class Slots(Described, SharedFuture[T]):
                 self._outcome()  # cancelled
             raise TimeoutError
         return self._values[index]
+
+    def _has_value(self, index: int) -> bool:
+        return self._values is not None and self._values[index] is not _MISSING
 
     def _has_slot(self, index: int) -> bool:
         return self.done() or (self._metadata is not None and self._metadata[index] is not None)

@@ -14,8 +14,8 @@ from functools import partial
 from itertools import accumulate, chain, pairwise
 from typing import Any, Final, Generic, NoReturn, TypeVar, overload
 
+from directview._display import Displayed
 from directview._metadata import METADATA_KEYS, CallMetadata
-from directview._slots import Slots
 from directview._waiting import CallOwner, Counted, logger
 from directview.errors import TimeoutError
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _RETURN_WHEN: Final = (None, "FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED")
 
 
-class AsyncResult(Slots[T], Generic[T]):
+class AsyncResult(Displayed[T], Generic[T]):
     """What `apply_async` and its kin return: a call on one or several engines, and in time its result.
 
     ``await ar`` in any running event loop, or block with ``ar.get()``. It is a `concurrent.futures.Future`
@@ -115,18 +115,22 @@ class AsyncResult(Slots[T], Generic[T]):
             Whether all is done. With `return_when`, as `concurrent.futures.wait` does, two sets: of the
             parts (see `split`) that are done, and of those that are not.
         """
-        self._check_return_when(return_when)
-        parts = self.split() if return_when is not None else ()
-        ready = self.done
-        if return_when == concurrent.futures.FIRST_COMPLETED:
-            ready = partial(_any_done, parts)
-        elif return_when == concurrent.futures.FIRST_EXCEPTION:
-            ready = partial(_any_failed, parts)
+        ready = self._readiness(return_when)
         self._block(ready, timeout, "wait()", "`await asyncio.wait([ar])`")
         if return_when is None:
             return self.done()
+        parts = self.split()
         done = {part for part in parts if part.done()}
         return done, set(parts) - done
+
+    def _readiness(self, return_when: str | None) -> Callable[[], bool]:
+        """What to wait for."""
+        self._check_return_when(return_when)
+        if return_when == concurrent.futures.FIRST_COMPLETED:
+            return partial(_any_done, self.split())
+        if return_when == concurrent.futures.FIRST_EXCEPTION:
+            return partial(_any_failed, self.split())
+        return self.done
 
     def ready(self) -> bool:
         """Whether the call has ended."""
@@ -414,6 +418,12 @@ class AsyncMapResult(AsyncResult[list[T]]):
 
     def _sizes(self) -> list[int]:
         return [end - start for start, end in pairwise([0, *self._ends])]
+
+    @property
+    def progress(self) -> int:
+        """How many items are there."""
+        known = self._metadata or [None] * len(self._calls)
+        return sum([size for size, ended in zip(self._sizes(), known, strict=True) if ended is not None])
 
     def _joined(self, values: list[Any]) -> list[T]:
         return self._join(values) if self._join is not None else list(chain.from_iterable(values))
