@@ -92,7 +92,7 @@ class Faults(RuleBasedStateMachine):
         engines=st.integers(1, 3),
         clients=st.integers(1, 2),
         supervised=st.booleans(),
-        credit=st.sampled_from([(1, 300), (3, 3000), (1024, 4 << 20)]),
+        credit=st.sampled_from([(1, 300), (8, 400), (1024, 4 << 20)]),
         window=st.sampled_from([(1, 300), (4, 500), (256, 16 << 20)]),
     )
     def start(
