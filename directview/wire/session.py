@@ -112,6 +112,10 @@ class Session:
         """Try one address after the other: that somebody listens at one decides."""
         for address in self._addresses:
             link = Link(on_message=self._arrived, on_lost=self._link_lost, on_turn=self._turn)
+            # Before it connects: it may be lost in the very turn in which it was made.
+            self._link = link
+            welcomed: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+            self._welcomed = welcomed
             try:
                 async with asyncio.timeout(timeout):
                     try:
@@ -122,8 +126,10 @@ class Session:
                             timeout=timeout,
                         )
                     except ConnectionError:
+                        self._drop(link)
                         continue
-                    return await self._shake_hands(link, again)
+                    link.send(encode(self._hello(again)))
+                    return await welcomed
             except TimeoutError:
                 self._drop(link)
                 raise ControllerUnreachable(
@@ -133,12 +139,6 @@ class Session:
                 self._drop(link)
                 raise
         raise NobodyListens(f"nobody listens at {self._where}: the controller has ended, or can't be reached")
-
-    async def _shake_hands(self, link: Link, again: bool) -> Welcome:
-        self._link = link
-        welcomed = self._welcomed = asyncio.get_running_loop().create_future()
-        link.send(encode(self._hello(again)))
-        return await welcomed  # type: ignore[no-any-return]
 
     def _drop(self, link: Link) -> None:
         link.close()
