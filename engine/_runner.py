@@ -28,7 +28,7 @@ from directview.wire.parcels import Packed, Parcel, pack
 __all__ = ["Runner"]
 
 _SWIFT: Final = 0.001
-"""Seconds: a function whose calls have all been quicker may start before earlier results are sent."""
+"""Seconds: a function whose last call was quicker may start before earlier results are sent."""
 _SWIFT_NAMES: Final = 1024
 
 
@@ -60,7 +60,7 @@ class Runner:
         self._outbox = outbox
         self._on_end = on_end
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
-        self._swift: dict[str, bool] = {}
+        self._swift: dict[str, None] = {}
 
     def start(self, call: Call) -> bool:
         """Run a call: a plain function to its end, a coroutine function up to its task.
@@ -69,7 +69,7 @@ class Runner:
             Whether it goes on as a task. Its first step is still to come.
         """
         if self._state.has_news:
-            if self._swift.get(call.name):
+            if call.name in self._swift:
                 self._outbox.hurry()
             else:
                 self._outbox.flush()
@@ -156,9 +156,9 @@ class Runner:
 
     def _note_duration(self, name: str, seconds: float) -> None:
         if seconds >= _SWIFT:
-            self._swift[name] = False
-        elif name not in self._swift and len(self._swift) < _SWIFT_NAMES:
-            self._swift[name] = True
+            self._swift.pop(name, None)
+        elif len(self._swift) < _SWIFT_NAMES:
+            self._swift[name] = None
 
 
 async def _awaited(awaitable: Any) -> Any:
