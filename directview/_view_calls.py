@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from directview import functions, operations, partition
+from directview import cells, functions, operations, partition
 from directview._view_targets import K, Many, One, Targeted, Targets, name_of
 from directview.result import AsyncMapResult, AsyncResult
 from directview.wire.objects import dump_function
@@ -101,8 +101,10 @@ class Calls(Targeted[K]):
         """Run source code in each engine's namespace.
 
         Args:
-            code: any Python statements; ``await`` is allowed at the top level.
-            silent: accepted for programs that pass it.
+            code: any Python statements; ``await`` is allowed at the top level, and IPython's syntax where
+                IPython is installed on the engines.
+            silent: False: run it as a notebook runs a cell. The value of the last expression comes back in
+                the reply, and what the source displays.
             targets: other engines than the view's, for this call.
             block: wait (and raise what failed), for this call.
 
@@ -115,7 +117,8 @@ class Calls(Targeted[K]):
         self, code: str, silent: bool = True, *, targets: Targets | None = None
     ) -> AsyncResult[Any]:
         """`execute` that does not wait."""
-        return self._call(operations.execute, (code,), {}, name="_execute", targets=targets)
+        run = operations.execute if silent else cells.run_cell
+        return self._call(run, (code,), {}, name="_execute", targets=targets)
 
     def execute_sync(
         self, code: str, silent: bool = True, *, targets: Targets | None = None

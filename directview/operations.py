@@ -31,10 +31,12 @@ __all__ = [
     "bind",
     "clear",
     "dereference",
+    "engine",
     "execute",
     "gather_part",
     "import_modules",
     "is_engine",
+    "keep_source",
     "map_chunk",
     "map_chunk_return_exceptions",
     "namespace",
@@ -80,6 +82,16 @@ def namespace() -> dict[str, Any]:
         RuntimeError: this is not an engine.
     """
     return _here().names
+
+
+def engine() -> tuple[int, str]:
+    """Id and uuid (in hex) of the engine on which this runs.
+
+    Raises:
+        RuntimeError: this is not an engine.
+    """
+    here = _here()
+    return here.engine_id, here.engine_uuid
 
 
 def is_engine() -> bool:
@@ -221,7 +233,7 @@ def execute(code: str, filename: str | None = None) -> ExecuteReply | Coroutine[
     """Run source in the namespace. With ``await`` at its top level it runs as a coroutine does.
 
     Args:
-        code: Python source, of any number of statements.
+        code: Python source, of any number of statements; where IPython is installed, its syntax too.
         filename: shown in tracebacks; by default one that stands for this very source.
 
     Raises:
@@ -231,8 +243,28 @@ def execute(code: str, filename: str | None = None) -> ExecuteReply | Coroutine[
     if not isinstance(code, str):
         raise TypeError(f"execute takes source as a str, got {type(code).__name__}; use apply for a function")
     if filename is None:
-        filename = f"<execute {hashlib.blake2b(code.encode('utf-8', 'replace'), digest_size=4).hexdigest()}>"
-    return _run(code, code, filename)
+        filename = _name_of_source(code)
+    try:
+        compiled = _compiled(code, code, filename)
+    except SyntaxError:
+        from directview import cells
+
+        python = cells.python_of(code)
+        if python is None:
+            raise
+        compiled = _compiled(python, python, filename)
+    return _run(compiled)
+
+
+def keep_source(text: str) -> str:
+    """Have tracebacks show the lines of `text`; the file's name to compile it under."""
+    filename = _name_of_source(text)
+    _sources.keep(filename, text)
+    return filename
+
+
+def _name_of_source(text: str) -> str:
+    return f"<execute {hashlib.blake2b(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}>"
 
 
 def run_file(source: str | bytes, filename: str) -> ExecuteReply | Coroutine[Any, Any, ExecuteReply]:
@@ -247,12 +279,17 @@ def run_file(source: str | bytes, filename: str) -> ExecuteReply | Coroutine[Any
         Exception: whatever the source raises.
     """
     text = source if isinstance(source, str) else _decoded(source)
-    return _run(source, text, filename)
+    return _run(_compiled(source, text, filename))
 
 
-def _run(source: str | bytes, text: str, filename: str) -> ExecuteReply | Coroutine[Any, Any, ExecuteReply]:
+def _compiled(source: str | bytes, text: str, filename: str) -> CodeType:
     _sources.keep(filename, text)
-    code = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compiled: CodeType = compile(source, filename, "exec", flags, dont_inherit=True)
+    return compiled
+
+
+def _run(code: CodeType) -> ExecuteReply | Coroutine[Any, Any, ExecuteReply]:
     names = namespace()
     if code.co_flags & inspect.CO_COROUTINE:
         return _run_awaiting(code, names)

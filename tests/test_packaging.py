@@ -61,7 +61,11 @@ def test_test_modules_have_unique_names() -> None:
     assert len(names) == len(set(names))
 
 
-EXTRAS = {"directview/testing/strategies.py": {"hypothesis"}, "directview/magics.py": {"IPython"}}
+EXTRAS = {
+    "directview/testing/strategies.py": {"hypothesis"},
+    "directview/magics.py": {"IPython"},
+    "directview/_cells_ipython.py": {"IPython", "traitlets"},
+}
 """Modules that come with an extra of their own, and what they import of it."""
 
 
