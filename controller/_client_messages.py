@@ -31,6 +31,7 @@ from directview.wire.messages import (
     Signal,
     Stop,
     Submit,
+    encode,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +151,18 @@ def _ack(
 ) -> None:
     _own(message.client, client)
     client.watermark = max(client.watermark, message.watermark)
-    _forward(controller, [id for id, _ in message.seqs], header)
+    if len(message.seqs) == 1:
+        _forward(controller, (message.seqs[0][0],), header)
+        return
+    # Each engine gets its own part: a thousand that were sent all thousand parts would read a million.
+    covered = []
+    for id, seqs in message.seqs:
+        if seqs:
+            _forward(controller, (id,), encode(message._replace(seqs=((id, seqs),))))
+        else:
+            covered.append(id)
+    if covered:
+        _forward(controller, covered, encode(message._replace(seqs=())))
 
 
 def _chunk(

@@ -78,7 +78,10 @@ class Acknowledgements:
         return bool(self._settling) and self._settling[0][0] <= watermark
 
     def say(self, watermark: int) -> Iterator[Ack]:
-        """All that is owed, in messages of bounded size. It counts as said."""
+        """All that is owed, in messages of bounded size. It counts as said.
+
+        Results below the watermark need no words, but their engine does.
+        """
         owed, self._owed = self._owed, {}
         self._count = self._bytes = 0
         self.deadline = None
@@ -87,7 +90,8 @@ class Acknowledgements:
             settled.update({id: [] for id in self._settling.popleft()[1]})
         parts: list[tuple[int, tuple[int, ...]]] = []
         size = 0
-        for id, seqs in {**settled, **owed}.items():
+        for id, named in {**settled, **owed}.items():
+            seqs = [seq for seq in named if seq >= watermark]
             for first in range(0, max(len(seqs), 1), _BATCH):
                 part = tuple(seqs[first : first + _BATCH])
                 parts.append((id, part))

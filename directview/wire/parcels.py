@@ -133,7 +133,7 @@ class Unpacked:
         self._current = 0
         self._filled = 0
         self.options = options
-        self.size = sum([size for _, size in to_fill])
+        self.size = sum([size for _, size in to_fill]) if to_fill else 0
         """Bytes that come as chunks."""
         self.received = 0
 
@@ -177,8 +177,9 @@ class Unpacked:
         taken = []
         position = 0
         for count in self._counts:
-            data, *buffers = self._parts[position : position + count]
-            taken.append(Packed(bytes(data), [memoryview(_writable(buffer)) for buffer in buffers]))
+            stream, *buffers = self._parts[position : position + count]
+            views = [memoryview(_writable(buffer)) for buffer in buffers] if buffers else []
+            taken.append(Packed(bytes(stream), views))
             position += count
         return taken
 
@@ -210,22 +211,22 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
         raise
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise ProtocolError(f"parcel: {error}") from None
-    if any(type(count) is not int or count < 1 for count in counts):
-        raise ProtocolError("parcel: an object without a stream")
-    parts: list[Any] = []
+    for count in counts:
+        if type(count) is not int or count < 1:
+            raise ProtocolError("parcel: an object without a stream")
+    parts = list(descriptors)
     to_fill: list[tuple[int, int]] = []
     position = 0
-    for descriptor in descriptors:
+    for index, descriptor in enumerate(descriptors):
         if type(descriptor) is bytes:
-            parts.append(descriptor)
-        elif descriptor is _FRAME:
+            continue
+        if descriptor is _FRAME:
             if position >= len(frames):
                 raise ProtocolError("parcel: fewer frames than announced")
-            parts.append(frames[position])
+            parts[index] = frames[position]
             position += 1
         elif type(descriptor) is int and 0 < descriptor < 1 << 48:
-            to_fill.append((len(parts), descriptor))
-            parts.append(b"")
+            to_fill.append((index, descriptor))
         else:
             raise ProtocolError(f"parcel: unknown place ({type(descriptor).__name__})")
     if position != len(frames):

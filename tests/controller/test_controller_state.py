@@ -321,6 +321,15 @@ def test_what_engines_say_to_clients_is_passed_on_as_it_came(message: Message) -
     assert here.heard("d") == []
 
 
+def test_each_engine_reads_its_own_acknowledgements_only() -> None:
+    """Else a thousand engines would read a million after each call on all of them."""
+    here = house(4)
+    here.hear("c", Ack(uuid("c"), 9, ((0, ()), (1, (10, 12)), (2, ()), (7, (11,)))))
+    assert here.heard("e0") == here.heard("e2") == [Ack(uuid("c"), 9, ())]
+    assert here.heard("e1") == [Ack(uuid("c"), 9, ((1, (10, 12)),))]
+    assert here.heard("e3") == []
+
+
 def test_more_than_there_was_credit_for_ends_the_connection() -> None:
     here = house(credit_calls=2, window_calls=1)
     here.hear("c", calls(1, 2, 3, 4))
