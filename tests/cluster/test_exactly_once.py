@@ -192,7 +192,7 @@ class Faults(RuleBasedStateMachine):
 
 TestFaults = Faults.TestCase
 TestFaults.settings = settings(
-    max_examples=30 * TIMES, stateful_step_count=40, deadline=None, suppress_health_check=SLOW
+    max_examples=150 * TIMES, stateful_step_count=40, deadline=None, suppress_health_check=SLOW
 )
 
 
