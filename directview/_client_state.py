@@ -106,7 +106,8 @@ class ClientState:
         """Calls whose chunks may perhaps be sent."""
         self._granting: dict[int, None] = {}
         """Engines to which a grant may be due."""
-        self._queries: dict[int, Query] = {}
+        self._queries: dict[int, Query | None] = {}
+        """Those without an answer; None in place of one that has been sent."""
         self._acks = Acknowledgements(uuid)
         self._out: list[Outbound] = []
         self._events: list[Event] = []
@@ -156,14 +157,13 @@ class ClientState:
         self._events.append(Ended(call, id, item, None))
 
     def query(self, number: int, what: str, params: dict[str, Any]) -> None:
-        """Ask the controller something. `Answered` follows, also if the connection is lost first."""
-        self._queries[number] = Query(number, what, params)
-        self._say(self._queries[number])
+        """Ask the controller something. `Answered` follows, unless no controller comes back: see `abandon`.
 
-    def _fail_queries(self, reason: str) -> None:
-        queries, self._queries = self._queries, {}
-        for number in queries:
-            self._events.append(Answered(Answer(number, False, reason)))
+        It is asked once: what was under way when a connection was lost may have been done.
+        """
+        query = Query(number, what, params)
+        self._queries[number] = None if self._connected else query
+        self._say(query)
 
     def goodbye(self) -> None:
         """The client ends in order."""
@@ -191,8 +191,13 @@ class ClientState:
         if again:
             self._ask(list(self._engines))
         self._say(Resume(self.uuid, (), True))
-        for query in self._queries.values():
-            self._say(query)
+        queries, self._queries = self._queries, {}
+        for number, query in queries.items():
+            if query is None:
+                reason = "the connection to the controller was lost before it answered"
+                self._events.append(Answered(Answer(number, False, reason)))
+            else:
+                self.query(*query)
 
     def receive(self, message: Message, frames: Sequence[Any], now: float) -> None:
         """A message from the controller.
@@ -223,7 +228,8 @@ class ClientState:
                     engine.credit_calls, engine.credit_bytes = message.calls, message.bytes
                     self._freed[message.engine] = None
             case Answer():
-                if self._queries.pop(message.number, None) is not None:
+                if message.number in self._queries:
+                    del self._queries[message.number]
                     self._events.append(Answered(message))
             case _:
                 raise ProtocolError(f"a client takes no {type(message).__name__}")
@@ -462,15 +468,14 @@ class ClientState:
         self._out.clear()
         for engine in self._engines.values():
             engine.receiving.clear()
-        self._fail_queries("the connection to the controller was lost before it answered")
 
     def abandon(self, reason: str) -> None:
-        """No controller will come back: every call ends."""
+        """No controller will come back: every call ends. Queries have no answer, and there is no event."""
         self._admit_new()
         for call in list(self.calls.values()):
             for id, stage in list(call.pending.items()):
                 self._gone(call, id, reason, started=stage is not Stage.HELD)
-        self._fail_queries(reason)
+        self._queries.clear()
 
     def _ask(self, ids: Sequence[int]) -> None:
         """Ask these engines about all calls that they may have.

@@ -491,14 +491,13 @@ def test_a_query_has_an_answer_or_a_failure() -> None:
     assert hear(state, Answer(1, True, "fine")) == [Answered(Answer(1, True, "fine"))]
     assert hear(state, Answer(1, True, "again")) == []
     state.link_lost()
+    state.query(3, "status", {})
+    assert state.events() == []
+    state.welcome(welcome(0))
     (event,) = state.events()
     assert isinstance(event, Answered)
     assert (event.message.number, event.message.ok) == (2, False)
-    state.query(3, "status", {})
-    state.welcome(welcome(0))
-    assert Query(3, "status", {}) in said(state)
-    state.abandon("the end")
-    assert state.events() == [Answered(Answer(3, False, "the end"))]
+    assert [message for message in said(state) if isinstance(message, Query)] == [Query(3, "status", {})]
 
 
 # --- ending calls -----------------------------------------------------------------------------------------
