@@ -148,5 +148,15 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext directview``: registers ``%px`` and its kin (see `directview.magics`)."""
+    importlib.import_module("directview.magics").load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext directview``."""
+    importlib.import_module("directview.magics").unload_ipython_extension(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

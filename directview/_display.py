@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from directview._progress import in_ipython, progress_bar
 from directview._slots import Slots
+from directview.cells import OUTPUTS_OF_ERROR
 from directview.reply import ExecuteReply
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["Displayed"]
+__all__ = ["Displayed", "GroupBy", "Printer"]
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ class Displayed(Slots[T]):
             with ar.stream_output():
                 ar.wait()
         """
-        printer = _Printer(labelled=not self._single)
+        printer = Printer(labelled=not self._single)
         with printer.lock:  # what arrives meanwhile waits until what has arrived is printed
             unlisten, earlier = self._listen(
                 lambda index, stream, text: printer.write(self._engine(index), stream, text)
@@ -133,40 +134,71 @@ class Displayed(Slots[T]):
         Raises:
             ValueError: `groupby` is none of these.
         """
+        self._check_grouping(groupby)
+        self.wait_for_output()
+        if result_only:
+            self._show_values(range(len(self._calls)))
+        else:
+            self._show_outputs(groupby)
+
+    @staticmethod
+    def _check_grouping(groupby: str) -> None:
         if groupby not in _GROUPINGS:
             raise ValueError(f"groupby is {groupby!r}; it can be {', '.join(_GROUPINGS)}")
-        self.wait_for_output()
-        printer = _Printer(labelled=not self._single)
-        slots = range(len(self._calls))
-        if groupby == "engine":
-            for index in slots:
-                self._show([index], printer, result_only, in_turn=False)
-        else:
-            self._show(slots, printer, result_only, in_turn=groupby == "order")
 
-    def _show(self, slots: Sequence[int], printer: _Printer, result_only: bool, *, in_turn: bool) -> None:
-        if not result_only:
-            for stream in ("stdout", "stderr"):
-                for index in slots:
-                    printer.write(self._engine(index), stream, self._of_slot(index, stream))
-                    printer.end_line()
+    def _show_outputs(self, groupby: GroupBy = "type", *, printed: bool = True) -> None:
+        """Show what there is by now.
+
+        Args:
+            groupby: as for `display_outputs`.
+            printed: whether what was printed is shown too; it may have been shown as it came.
+        """
+        slots = range(len(self._calls))
+        for group in [[index] for index in slots] if groupby == "engine" else [slots]:
+            if printed:
+                self._show_printed(group)
+            self._show_displayed(group, in_turn=groupby == "order")
+            self._show_values(group)
+
+    def _show_printed(self, slots: Sequence[int]) -> None:
+        printer = Printer(labelled=not self._single)
+        for stream in ("stdout", "stderr"):
+            for index in slots:
+                printer.write(self._engine(index), stream, self._of_slot(index, stream))
+                printer.end_line()
+
+    def _show_displayed(self, slots: Sequence[int], *, in_turn: bool) -> None:
         if not in_ipython():  # pictures mean nothing elsewhere
             return
-        if not result_only:
-            shown = [(index, place) for index in slots for place in range(len(self._outputs_of(index)))]
-            if in_turn:
-                shown.sort(key=lambda pair: pair[1])
-            for index, place in shown:
-                _publish(self._outputs_of(index)[place], self._engine(index))
+        shown = [(index, place) for index in slots for place in range(len(self._outputs_of(index)))]
+        if in_turn:
+            shown.sort(key=lambda pair: pair[1])
+        labelled: int | None = None
+        for index, place in shown:
+            if index != labelled and not self._single:
+                _label(self._engine(index))
+                labelled = index
+            _publish(self._outputs_of(index)[place], self._engine(index))
+
+    def _show_values(self, slots: Sequence[int]) -> None:
+        if not in_ipython():
+            return
         for index in slots:
             reply = self._value_of(index)
             if isinstance(reply, ExecuteReply) and reply.result is not None:
+                if len(reply.data) > 1 and not self._single:  # a picture hides its text
+                    _label(self._engine(index))
                 _display(reply)
 
     def _outputs_of(self, index: int) -> Sequence[dict[str, Any]]:
+        return self._of_slot(index, "outputs") or ()
+
+    def _displayed_by(self, index: int) -> list[dict[str, Any]]:
         reply = self._value_of(index)
-        found = reply.outputs if isinstance(reply, ExecuteReply) else self._of_slot(index, "outputs")
-        return found or ()
+        if isinstance(reply, ExecuteReply):
+            return reply.outputs
+        error = (self._errors or {}).get(index)
+        return getattr(error, OUTPUTS_OF_ERROR, None) or []
 
     def _value_of(self, index: int) -> Any:
         """The value of a slot; None if it has none."""
@@ -202,7 +234,7 @@ def _seconds(started: datetime | None, completed: datetime | None) -> str:
     return f"{(completed - started).total_seconds():.3g}" if started and completed else ""
 
 
-class _Printer:
+class Printer:
     """Writes what several engines print, so that each line says whose it is."""
 
     def __init__(self, *, labelled: bool) -> None:
@@ -233,6 +265,12 @@ class _Printer:
                 file.write("\n")
                 file.flush()
             self._open = None
+
+
+def _label(engine: Any) -> None:
+    importlib.import_module("IPython.display").publish_display_data(
+        data={"text/plain": f"[output:{engine}]"}, metadata={"engine": engine}
+    )
 
 
 def _publish(output: dict[str, Any], engine: Any) -> None:

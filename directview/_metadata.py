@@ -104,10 +104,14 @@ class Described:
             case "stdout" | "stderr":
                 return "".join((self._printed or {}).get((index, key), ()))
             case "outputs":
-                return []
+                return self._displayed_by(index)
         if known is not None:
             return known.field(key)
         return engine if key == "engine_id" and engine >= 0 else None
+
+    def _displayed_by(self, index: int) -> list[dict[str, Any]]:
+        """What source that was executed displayed on one engine, also if it failed then."""
+        raise NotImplementedError
 
     def _per_slot(self, key: str) -> Any:
         if self._single:

@@ -6,7 +6,9 @@ import asyncio
 import atexit
 import builtins
 import concurrent.futures
+import importlib
 import os
+import sys
 import time
 import warnings
 import weakref
@@ -94,6 +96,8 @@ class Client:
         self._info = info
         self._binding = Binding(info, timeout, reconnect_timeout)
         _open_clients.add(self)
+        if "IPython" in sys.modules:
+            importlib.import_module("directview.magics").activate_first(self)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -274,6 +278,22 @@ class Client:
             await core.wait_for_engines(n, timeout)
         except builtins.TimeoutError:
             raise TimeoutError(f"{len(core.engines)} of {n} engines were there after {timeout:g} s") from None
+
+    def activate(self, targets: Any = "all", suffix: str = "") -> DirectView[Any]:
+        """Have IPython's ``%px`` and its kin use a view of `targets`.
+
+        The first client of an IPython session does so by itself, for all its engines.
+
+        Args:
+            targets: as for `direct_view`.
+            suffix: as for `DirectView.activate`.
+
+        Returns:
+            The view: its `targets` and `block` are what the magics go by.
+        """
+        view: DirectView[Any] = self.direct_view(targets)
+        view.activate(suffix)
+        return view
 
     # --- calls ----------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ say so: ``DirectView[One]`` and ``DirectView[Many]``.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any, TypeAlias
 
 from directview._sync_imports import SyncImports
@@ -80,6 +82,18 @@ class DirectView(Calls[K], Objects[K]):
     def importer(self) -> SyncImports:
         """`sync_imports` with its defaults: ``with view.importer:``."""
         return self.sync_imports()
+
+    # --- IPython --------------------------------------------------------------------------------------
+
+    def activate(self, suffix: str = "") -> None:
+        """Have IPython's ``%px``, ``%%px``, ``%autopx``, ``%pxresult`` and ``%pxconfig`` use this view.
+
+        Args:
+            suffix: gives this view magics of its own: ``"2"`` makes ``%px2``, ``%autopx2`` and so on, beside
+                those of another view.
+        """
+        if "IPython" in sys.modules:  # otherwise there are no magics
+            importlib.import_module("directview.magics").activate(self, suffix)
 
     # --- beside the calls -----------------------------------------------------------------------------
 

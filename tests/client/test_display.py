@@ -291,7 +291,11 @@ def picture(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("groupby", "order"),
-    [("type", "0a 0b 1a 1b r0 r1"), ("order", "0a 1a 0b 1b r0 r1"), ("engine", "0a 0b r0 1a 1b r1")],
+    [
+        ("type", "[output:0] 0a 0b [output:1] 1a 1b r0 r1"),
+        ("order", "[output:0] 0a [output:1] 1a [output:0] 0b [output:1] 1b r0 r1"),
+        ("engine", "[output:0] 0a 0b r0 [output:1] 1a 1b r1"),
+    ],
 )
 def test_pictures_and_results_are_shown_in_a_notebook(notebook: Notebook, groupby: Any, order: str) -> None:
     replies = [
