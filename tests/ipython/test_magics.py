@@ -293,6 +293,7 @@ def test_pxconfig_sets_the_views_flags(session: Session) -> None:
     assert session.value("dv").targets == [0, 2]
     assert session.value("dv").block is False
     assert session.enter("%px 1").startswith("Async parallel execution on engines: [0, 2]\n")
+    assert session.enter("%pxresult").count(": 1\n") == 2
 
 
 def test_each_suffix_is_a_view_of_its_own(session: Session) -> None:
