@@ -143,7 +143,7 @@ def _resume(
         )
         controller.send_lost(client, id, reason, seqs, (), uuid=uuid)
     if message.last:
-        client.resuming = client.expired = False
+        client.expired = False
 
 
 def _ack(

@@ -91,7 +91,7 @@ def _output(
 
 def _forward(controller: Controller, client: bytes, header: bytes, frames: Sequence[Any] = ()) -> None:
     known = controller.registry.clients.get(client)
-    if known is not None and known.route is not None and not known.resuming:
+    if known is not None and known.route is not None:
         controller.forward((known.route,), header, frames)
 
 

@@ -72,8 +72,6 @@ class Client:
     watermark: int = 0
     deadline: float | None = None
     """When it is given up, while it has no route."""
-    resuming: bool = False
-    """It is telling what it waits for; nothing is passed to it before."""
     expired: bool = False
     """It came back after it had been given up: what it still waited for is lost."""
     engines: set[int] = field(default_factory=set)
@@ -162,7 +160,6 @@ class Registry:
             client = self.clients[hello.uuid] = Client(hello.uuid, None)
         client.deadline = None
         client.pid, client.hostname = hello.pid, hello.hostname
-        client.resuming = hello.resuming
         return client, self._put_on(route, client)
 
     def join_supervisor(self, hello: Hello, route: bytes) -> tuple[Supervisor, bytes | None]:
