@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextvars
+import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from directview import cells, operations
+from directview import Cluster, cells, operations
+from directview.errors import RemoteError
 from directview.reply import ExecuteReply
 
 
@@ -112,3 +115,23 @@ def test_a_reply_is_a_bundle_of_mime_types_for_notebooks() -> None:
 def test_a_cell_that_is_no_text_is_refused(engine: contextvars.Context) -> None:
     with pytest.raises(TypeError, match="use apply for a function"):
         engine.run(cells.run_cell, print)  # type: ignore[arg-type]
+
+
+@pytest.mark.process
+def test_engines_import_ipython_for_their_first_cell_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    with Cluster(n=2) as rc:
+        view = rc[:]
+        view.execute_sync("import sys\na = 6")
+        assert view.pull("'IPython' in sys.modules", block=True) == [False, False]
+        replies = view.execute_sync("a * 7", silent=False).get()
+        assert [reply.labelled() for reply in replies] == ["Out[0:1]: 42", "Out[1:1]: 42"]
+        assert view.execute_sync("a * 7").get()[0].result is None
+        installed = importlib.util.find_spec("IPython") is not None
+        assert view.pull("'IPython' in sys.modules", block=True) == [installed, installed]
+        with pytest.raises(RemoteError) as caught:
+            view.execute_sync("a / 0", silent=False)
+        assert "a / 0" in "\n".join(caught.value.render_traceback())
