@@ -13,6 +13,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+from IPython.core import page
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
@@ -54,9 +55,17 @@ class EngineShell(InteractiveShell):
     def init_sys_modules(self) -> None:
         """The engine's own namespace is ``__main__`` already."""
 
+    def init_hooks(self) -> None:
+        """There is no terminal to page through: ``print?`` is displayed."""
+        super().init_hooks()
+        self.set_hook("show_in_pager", page.as_hook(page.display_page), 99)
+
     def init_user_ns(self) -> None:
         """Nothing but the way back: the namespace is the user's."""
         self.user_ns["get_ipython"] = self.user_ns_hidden["get_ipython"] = self.get_ipython
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """Called by ``%matplotlib``. Inline figures need no toolkit's loop, and an engine runs none."""
 
     # --- what cells need ---
 

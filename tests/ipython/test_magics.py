@@ -176,6 +176,8 @@ def test_ipythons_syntax_on_engines(session: Session) -> None:
     assert session.enter("%px %time 5").count("Wall time") == 4
     session.enter("%px import asyncio")
     assert session.enter("%px await asyncio.sleep(0, 'waited')").count("'waited'") == 4
+    assert "Prints the values" in session.enter("%px print?")
+    assert session.enter("%px %matplotlib inline") == BANNER
 
 
 def test_errors_are_shown_as_on_the_page_and_can_be_debugged(session: Session) -> None:
@@ -269,6 +271,22 @@ def test_name_and_progress_after_are_accepted(session: Session) -> None:
 def test_an_unknown_option_is_refused(session: Session) -> None:
     session.enter("%%px --nothing\n1")
     assert not session.result.success
+
+
+# --- %result ------------------------------------------------------------------------------------------------
+
+
+def test_result_gives_the_last_call_or_one_by_its_index(session: Session) -> None:
+    """As the page has it: what was applied comes back as a value, what was executed is shown."""
+    session.enter("%px ev = 5")
+    session.enter("dv.apply_async(lambda: ev)")
+    assert session.enter("%result").endswith(": [5, 5, 5, 5]\n")
+    session.enter("dv.apply_async(lambda: ev + 1)")
+    assert session.enter("%result -2").endswith(": [5, 5, 5, 5]\n")
+    session.enter("%px ev * 2")
+    assert session.enter("%result").count("]: 10\n") == 4
+    session.enter("%result --out kept")
+    assert [reply.result for reply in session.value("kept").get()] == ["10"] * 4
 
 
 # --- %autopx, %pxconfig, several views ----------------------------------------------------------------------
