@@ -40,6 +40,7 @@ from directview._client_calls import (
     Stage,
 )
 from directview._client_engine import KnownEngine, Receiving
+from directview._client_sending import Sending
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
@@ -102,12 +103,13 @@ class ClientState:
         self._new: list[Call] = []
         self._freed: dict[int, None] = {}
         """Engines to which calls may perhaps be sent."""
-        self._granted: dict[int, Call] = {}
-        """Calls whose chunks may perhaps be sent."""
+        self._sending = Sending(uuid)
         self._granting: dict[int, None] = {}
         """Engines to which a grant may be due."""
         self._queries: dict[int, Query | None] = {}
         """Those without an answer; None in place of one that has been sent."""
+        self._now = 0.0
+        """When the last grant came."""
         self._acks = Acknowledgements(uuid)
         self._out: list[Outbound] = []
         self._events: list[Event] = []
@@ -213,7 +215,7 @@ class ClientState:
             case Chunk(way=way) if way == RESULT:
                 self._chunk(message, frames, now)
             case Grant(way=way) if way == ARGUMENT:
-                self._grant(message)
+                self._grant(message, now)
             case Output():
                 call = self.calls.get(message.seq)
                 if call is not None and message.engine in call.pending:
@@ -276,10 +278,10 @@ class ClientState:
         call.unaccepted -= 1
         if call.outgoing is not None:
             call.outgoing.drop(id)
-            self._granted[call.seq] = call
+            self._sending.moved(call)
         if not call.unaccepted:
             call.parcel = call.outgoing = None
-            self._granted.pop(call.seq, None)
+            self._sending.forget(call.seq)
             self._events.append(Sent(call))
 
     def _result(self, message: Result, frames: Sequence[Any], now: float) -> None:
@@ -387,12 +389,13 @@ class ClientState:
             if problem is not None or not receiving.parcel.missing:
                 self._ended(receiving.call, engine, receiving.item, parcel, problem, now)
 
-    def _grant(self, message: Grant) -> None:
+    def _grant(self, message: Grant, now: float) -> None:
         engine = self._engines.get(message.engine)
         call = engine.given.get(message.seq) if engine is not None and not engine.awaiting else None
         if call is not None and call.outgoing is not None and call.pending[message.engine] is Stage.SENT:
             call.outgoing.grant(message.engine, message.upto)
-            self._granted[call.seq] = call
+            self._sending.moved(call)
+            self._now = now
 
     # --- engines that leave and join --------------------------------------------------------------------
 
@@ -465,6 +468,7 @@ class ClientState:
     def link_lost(self) -> None:
         """The connection is gone: what was half received or half said is begun again on the next one."""
         self._connected = False
+        self._sending.link_lost()
         self._out.clear()
         for engine in self._engines.values():
             engine.receiving.clear()
@@ -502,7 +506,7 @@ class ClientState:
                     engine.asked += 1
                     if call.outgoing is not None:
                         call.outgoing.drop(id)
-                        self._granted[seq] = call
+                        self._sending.moved(call)
         for message in (*questions(self.uuid, items), *aborts(self.uuid, aborting)):
             self._say(message)
         if self.next_seq > 1:
@@ -530,8 +534,8 @@ class ClientState:
             out.extend(self._owed())
         if self._granting:
             out.extend(self._grants())
-        if self._granted:
-            out.extend(self._chunks())
+        if self._sending:
+            out.extend(self._sending.chunks(self._now))
         return out
 
     def _admit_new(self) -> None:
@@ -581,16 +585,10 @@ class ClientState:
                 for seq, upto in self._engines[id].due_grants(self._pace):
                     yield Grant(self.uuid, seq, id, RESULT, upto), ()
 
-    def _chunks(self) -> Iterator[Outbound]:
-        granted, self._granted = self._granted, {}
-        for call in granted.values():
-            if call.outgoing is not None:
-                for receivers, offset, chunk in call.outgoing.ready():
-                    yield Chunk(self.uuid, call.seq, receivers, ARGUMENT, offset), (chunk,)
-
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        return self._acks.deadline
+        deadlines = (self._acks.deadline, self._sending.deadline)
+        return min([deadline for deadline in deadlines if deadline is not None], default=None)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
@@ -598,3 +596,5 @@ class ClientState:
             self._acks.deadline = None
             if self._connected:
                 self._out.extend(self._owed())
+        if self._connected:
+            self._out.extend(self._sending.overdue(now))

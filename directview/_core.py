@@ -31,7 +31,9 @@ from directview._client_state import (
     Printed,
     Sent,
 )
+from directview._memory import Memory
 from directview._metadata import CallMetadata
+from directview._observers import Observers
 from directview.connection import ConnectionInfo
 from directview.errors import (
     ClientClosed,
@@ -52,7 +54,6 @@ from directview.wire.messages import (
     OK,
     PROTOCOL_VERSION,
     EngineInfo,
-    Engines,
     Hello,
     Message,
     Stop,
@@ -88,7 +89,8 @@ class Core:
         self.uuid = uuid.uuid4().bytes
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
-        self.on_engines: list[Callable[[Engines], None]] = []
+        self.observers = Observers()
+        self.memory = Memory()
         self._info = info
         self._state = ClientState(self.uuid)
         self.lock = threading.Lock()
@@ -146,6 +148,7 @@ class Core:
     def _welcomed(self, message: Welcome) -> None:
         self._state.welcome(message)
         self._note_engines()
+        self.observers.changed(self.engines)
         self._turn()
 
     def _lost(self, reason: str) -> None:
@@ -161,6 +164,8 @@ class Core:
         self._fail_queries(ControllerLost(self._stopped))
         self.engines = {}
         self._engines_changed.set()
+        self.observers.changed({}, reason=self._stopped)
+        self.observers.close()
 
     def _fail_queries(self, error: Exception) -> None:
         queries, self._queries = self._queries, {}
@@ -178,6 +183,7 @@ class Core:
         self._state.abandon(self._stopped)
         self._process(self._state.events())
         self._fail_queries(ClientClosed(self._stopped))
+        self.observers.close()
         self._state.goodbye()
         for message, frames in self._state.flush():
             self._session.send(message, frames)
@@ -217,6 +223,7 @@ class Core:
             name: what errors call them.
             result: where their answers go, slot by slot.
         """
+        self.memory.made(slots, result)
         self._inbox.append((requests, slots, name, result))
         self._wake()
 
@@ -242,10 +249,6 @@ class Core:
                 self.loop.call_soon(self._turn)
             else:
                 self.loop.call_soon_threadsafe(self._turn)
-
-    def outstanding(self) -> dict[AsyncResult[Any], None]:
-        """The results that are waited for, oldest first."""
-        return {call.context[0]: None for call in list(self._state.calls.values())}
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action` run on the loop, after what was posted and submitted before."""
@@ -300,7 +303,10 @@ class Core:
             self._state.abandon(self._stopped)
         self._process(self._state.events())
         deadline = self._state.next_deadline()
-        if deadline is not None and self._timer is None and not self._closed:
+        if deadline is not None and (self._timer is None or deadline < self._timer_at) and not self._closed:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
             self._timer = self.loop.call_later(max(0.0, deadline - time.monotonic()), self._tick)
 
     def _tick(self) -> None:
@@ -328,8 +334,7 @@ class Core:
                     result._output(index, stream, text)
                 case EnginesChanged(message):
                     self._note_engines()
-                    for notify in list(self.on_engines):
-                        notify(message)
+                    self.observers.changed(self.engines, message)
                 case Answered(message):
                     self._answered(message.number, message.ok, message.value)
 
@@ -350,6 +355,7 @@ class Core:
             result._deliver_error(index, metadata, error)
         elif item.status == OK and event.parcel is not None:
             ((data, buffers),) = event.parcel.objects()
+            result._size += item.nbytes + event.parcel.size
             try:
                 value = loads(data, buffers)
             except Exception as error:  # noqa: BLE001 - whatever the value's own code raises
@@ -363,6 +369,8 @@ class Core:
             result._deliver_error(index, metadata, TaskAborted(f"{event.call.name} was cancelled"))
         else:
             result._deliver_error(index, metadata, self._remote_error(event))
+        if not result._missing:
+            self.memory.ended(result)
 
     def _remote_error(self, event: Ended) -> Exception:
         if event.parcel is None:
@@ -412,6 +420,8 @@ class Core:
         status = "aborted" if isinstance(error, TaskAborted) else "error"
         metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), status)
         result._deliver_error(index, metadata, error)
+        if not result._missing:
+            self.memory.ended(result)
 
     # --- engines --------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Pure: sending a call's large buffers in chunks, as far as the receivers have granted.
 
 One transfer may have several receivers (a push of one array to all engines). It is sent once for all
-that are at the same place: `Chunk.engines` names them, and the controller fans it out. A receiver that
-falls behind gets its own chunks, so that a busy engine holds up nobody but itself.
+that are at the same place: `Chunk.engines` names them, and the controller fans it out. Whoever sends says
+for how long those that have room wait for the others; then a receiver that falls behind gets its own
+chunks, so that a busy engine holds up nobody but itself.
 """
 
 from __future__ import annotations
@@ -79,10 +80,22 @@ class Outgoing:
         self._sent.pop(receiver, None)
         self._granted.pop(receiver, None)
 
-    def ready(self) -> Iterator[tuple[tuple[int, ...], int, memoryview]]:
-        """Chunks that may be sent now: (receivers, offset, bytes). Taking one counts it as sent."""
+    @property
+    def held_back(self) -> bool:
+        """Somebody has room, and waits for others that have none or are behind."""
+        granted = self._granted
+        return any([granted[receiver] > sent for receiver, sent in self._sent.items()])
+
+    def ready(self, patient: bool = True) -> Iterator[tuple[tuple[int, ...], int, memoryview]]:
+        """Chunks that may be sent now: (receivers, offset, bytes). Taking one counts it as sent.
+
+        Args:
+            patient: only what goes to all that are furthest behind, so that each chunk is sent once as long
+                as all keep up, and those that fell behind find the others again. Otherwise whatever was
+                granted, in as few chunks as that takes.
+        """
         while True:
-            chosen = self._choose()
+            chosen = self._choose(patient)
             if chosen is None:
                 return
             receivers, offset = chosen
@@ -93,25 +106,19 @@ class Outgoing:
                     self.drop(receiver)
             yield receivers, offset, chunk
 
-    def _choose(self) -> tuple[tuple[int, ...], int] | None:
-        """Receivers to serve next, together.
-
-        Those at one place go together when all of them have room, so that one chunk serves them all.
-        When one of them would stand idle otherwise, those that have room go ahead of the others.
-        """
+    def _choose(self, patient: bool) -> tuple[tuple[int, ...], int] | None:
+        """Receivers to serve next, together: they are at one place."""
         places: dict[int, list[int]] = {}
         for receiver, sent in self._sent.items():
             places.setdefault(sent, []).append(receiver)
-        for offset, here in places.items():
-            able = [receiver for receiver in here if self._granted[receiver] > offset]
-            if len(able) == len(here) or any([self._would_idle(receiver, offset) for receiver in able]):
+        for offset in sorted(places):
+            able = [receiver for receiver in places[offset] if self._granted[receiver] > offset]
+            if patient and len(able) < len(places[offset]):
+                return None
+            if able:
                 return tuple(able), offset
+            # Impatient, and these have no room: the next ones.
         return None
-
-    def _would_idle(self, receiver: int, offset: int) -> bool:
-        """Nothing (much) is on its way to this receiver, or it has granted all that there is to grant."""
-        granted = self._granted[receiver]
-        return granted == self.size or granted - offset > self._pace.ahead - self._pace.low
 
     def _at(self, offset: int) -> memoryview:
         """One chunk. It may span buffers: small ones that lie side by side are copied together."""

@@ -51,14 +51,17 @@ def contents(rc: Client, role: str = "client") -> dict[str, Any]:
 # --- a slow network ------------------------------------------------------------------------------------
 
 
-async def throttle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: int) -> None:
-    """Pass bytes on at `rate` a second, one way."""
+async def throttle(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: float, passed: list[int]
+) -> None:
+    """Pass bytes on at `rate` a second, one way, and note how many."""
     clock = asyncio.get_running_loop().time
     free = clock()
     try:
         while data := await reader.read(65_536):
             free = max(free, clock()) + len(data) / rate
             await asyncio.sleep(free - clock())
+            passed.append(len(data))
             writer.write(data)
             await writer.drain()
     except OSError:
@@ -68,15 +71,15 @@ async def throttle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, r
 
 
 @asynccontextmanager
-async def slow_network(address: str, rate: int) -> AsyncIterator[str]:
+async def slow_network(address: str, rate: float, passed: list[int]) -> AsyncIterator[str]:
     """A proxy in front of `address`; gives its own address."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(host, int(port))
-        tasks.add(asyncio.create_task(throttle(reader, there_writer, rate)))
-        tasks.add(asyncio.create_task(throttle(there_reader, writer, rate)))
+        tasks.add(asyncio.create_task(throttle(reader, there_writer, rate, passed)))
+        tasks.add(asyncio.create_task(throttle(there_reader, writer, rate, [])))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -89,14 +92,14 @@ async def slow_network(address: str, rate: int) -> AsyncIterator[str]:
 
 
 @contextmanager
-def slow_network_beside(address: str, rate: int = RATE) -> Iterator[str]:
-    """The same on a thread of its own."""
+def slow_network_beside(address: str, rate: float = RATE, passed: list[int] | None = None) -> Iterator[str]:
+    """The same on a thread of its own. What passes towards `address` is added to `passed`."""
     found: list[str] = []
     ready, ended = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        async with slow_network(address, rate) as proxied:
+        async with slow_network(address, rate, [] if passed is None else passed) as proxied:
             found.append(proxied)
             ready.set()
             await ended.wait()
@@ -180,6 +183,20 @@ def check_transfer(rc: Client, id: int, data: np.ndarray[Any, Any], small: Clien
     assert (pulled.get(0) == data[:part]).all()
     assert slowest < PROMPT
     rc[id].clear(block=True)
+
+
+def test_an_array_for_all_engines_crosses_the_network_once(rc: Client) -> None:
+    """Though they grant its chunks each in its own time."""
+    data = np.ones(40_000_000, dtype=np.uint8)
+    passed: list[int] = []
+    with (
+        slow_network_beside(contents(rc)["tcp"], 10 * RATE, passed) as address,
+        Client({**contents(rc), "tcp": address}) as distant,
+    ):
+        assert distant[:].push_async({"data": data}).get(DEADLINE) == [None, None]
+        assert distant[:].pull_async("data.sum()").get(DEADLINE) == [40_000_000] * 2
+    assert sum(passed) < 1.2 * data.nbytes
+    rc[:].clear(block=True)
 
 
 # --- keys ----------------------------------------------------------------------------------------------

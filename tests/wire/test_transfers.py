@@ -21,9 +21,14 @@ def outgoing(size: int, *receivers: int) -> Outgoing:
     return Outgoing([memoryview(bytes(i % 251 for i in range(size)))], receivers, PACE)
 
 
-def taken(transfer: Outgoing) -> list[tuple[tuple[int, ...], int, int]]:
+def taken(transfer: Outgoing, *, patient: bool = True) -> list[tuple[tuple[int, ...], int, int]]:
     """(receivers, offset, bytes) of what may be sent now."""
-    return [(receivers, offset, len(chunk)) for receivers, offset, chunk in transfer.ready()]
+    return [(receivers, offset, len(chunk)) for receivers, offset, chunk in transfer.ready(patient)]
+
+
+def waits(transfer: Outgoing) -> bool:
+    """Whether somebody that has room waits for others."""
+    return transfer.held_back
 
 
 def test_nothing_goes_out_before_it_is_granted() -> None:
@@ -65,23 +70,37 @@ def test_receivers_at_one_place_are_served_together() -> None:
     assert taken(transfer) == [((0, 1), 0, 10), ((0, 1), 10, 10)]
 
 
-def test_who_would_stand_idle_goes_ahead_of_the_others() -> None:
+def test_who_has_room_waits_for_the_others() -> None:
+    """As long as the sender has patience: then each chunk is sent once."""
     transfer = outgoing(200, 0, 1)
     transfer.grant(0, 40)
-    assert taken(transfer) == [((0,), offset, 10) for offset in (0, 10, 20, 30)]
-    transfer.grant(1, 40)
-    assert taken(transfer) == [((1,), offset, 10) for offset in (0, 10, 20, 30)]
-
-
-def test_who_has_enough_on_its_way_waits_for_the_others() -> None:
-    transfer = outgoing(200, 0, 1)
-    transfer.grant(0, 40)
+    assert taken(transfer) == []
+    assert waits(transfer)
     transfer.grant(1, 40)
     assert [receivers for receivers, _, _ in taken(transfer)] == [(0, 1)] * 4
+    assert not waits(transfer)
     transfer.grant(0, 60)
     assert taken(transfer) == []
     transfer.grant(1, 50)
     assert taken(transfer) == [((0, 1), 40, 10)]
+    assert waits(transfer)
+
+
+def test_without_patience_whoever_has_room_goes_ahead() -> None:
+    """And waits there until the others have come, who then go on with it."""
+    transfer = outgoing(200, 0, 1, 2)
+    transfer.grant(0, 20)
+    transfer.grant(1, 10)
+    assert taken(transfer) == []
+    assert taken(transfer, patient=False) == [((0, 1), 0, 10), ((0,), 10, 10)]
+    assert not waits(transfer)
+    transfer.grant(0, 60)
+    transfer.grant(1, 50)
+    assert taken(transfer) == []
+    transfer.grant(2, 40)
+    assert taken(transfer) == [((2,), 0, 10), ((1, 2), 10, 10), *[((0, 1, 2), at, 10) for at in (20, 30)]]
+    assert waits(transfer)
+    assert taken(transfer, patient=False) == [((0, 1), 40, 10), ((0,), 50, 10)]
 
 
 def test_nobody_waits_at_the_end_for_one_that_is_stuck() -> None:
@@ -92,7 +111,8 @@ def test_nobody_waits_at_the_end_for_one_that_is_stuck() -> None:
     assert len(taken(transfer)) == 4
     transfer.grant(0, 60)
     transfer.grant(1, 50)
-    assert ((0, 1), 40, 10) in taken(transfer)
+    assert taken(transfer) == []
+    assert ((0, 1), 40, 10) in taken(transfer, patient=False)
     assert 0 not in transfer.receivers
 
 
@@ -168,15 +188,17 @@ def test_everybody_who_takes_gets_everything_whoever_does_not(
     granted = dict.fromkeys(got, 0)
     quits = {receiver: random.randrange(len(whole)) for receiver in range(min(stuck, receivers - 1))}
     while True:
-        for who, offset, chunk in transfer.ready():
+        for who, offset, chunk in transfer.ready(patient=random.random() < 0.7):
             for receiver in who:
                 sent = len(got[receiver]) + sum(map(len, way[receiver]))
                 assert offset == sent < granted[receiver]
                 way[receiver].append(bytes(chunk))
         willing = [r for r in got if len(got[r]) <= quits.get(r, len(whole))]
         busy = [r for r in willing if way[r] or due_grant(len(got[r]), granted[r], len(whole), PACE)]
-        if not busy:
+        if not busy and not transfer.held_back:
             break
+        if not busy:
+            continue
         receiver = random.choice(busy)
         if way[receiver] and random.random() < 0.8:
             got[receiver] += way[receiver].pop(0)
