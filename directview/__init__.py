@@ -18,7 +18,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+
     from directview import error, errors
+    from directview._answers import AsyncHubResult
     from directview.client import Client
     from directview.cluster import Cluster
     from directview.dependencies import Reference, depend, dependent, interactive, require
@@ -44,14 +47,18 @@ if TYPE_CHECKING:
         UnmetDependencyError,
         WouldBlockLoop,
     )
+    from directview.events import EngineEvent
     from directview.functions import ParallelFunction, RemoteFunction, parallel, remote
     from directview.reply import ExecuteReply
     from directview.result import AsyncMapResult, AsyncResult
-    from directview.view import DirectView, EngineView, Many, One
+    from directview.view import BroadcastView, DirectView, EngineView, Many, One
 
 _HOMES = {
+    "ALL_COMPLETED": "concurrent.futures",
+    "AsyncHubResult": "directview._answers",
     "AsyncMapResult": "directview.result",
     "AsyncResult": "directview.result",
+    "BroadcastView": "directview.view",
     "Client": "directview.client",
     "ClientClosed": "directview.errors",
     "Cluster": "directview.cluster",
@@ -62,8 +69,11 @@ _HOMES = {
     "DirectView": "directview.view",
     "DirectViewError": "directview.errors",
     "EngineError": "directview.errors",
+    "EngineEvent": "directview.events",
     "EngineView": "directview.view",
     "ExecuteReply": "directview.reply",
+    "FIRST_COMPLETED": "concurrent.futures",
+    "FIRST_EXCEPTION": "concurrent.futures",
     "IPythonError": "directview.errors",
     "ImpossibleDependency": "directview.errors",
     "KernelError": "directview.errors",
@@ -93,10 +103,14 @@ _HOMES = {
 _MODULES = ("error", "errors")
 
 __version__ = "0.1.0"
+version_info = (0, 1, 0)
 
 __all__ = [
+    "ALL_COMPLETED",
+    "AsyncHubResult",
     "AsyncMapResult",
     "AsyncResult",
+    "BroadcastView",
     "Client",
     "ClientClosed",
     "Cluster",
@@ -107,8 +121,11 @@ __all__ = [
     "DirectView",
     "DirectViewError",
     "EngineError",
+    "EngineEvent",
     "EngineView",
     "ExecuteReply",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
     "IPythonError",
     "ImpossibleDependency",
     "KernelError",
@@ -135,6 +152,7 @@ __all__ = [
     "parallel",
     "remote",
     "require",
+    "version_info",
 ]
 
 

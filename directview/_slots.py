@@ -15,7 +15,7 @@ from directview._metadata import CallMetadata, Described
 from directview._waiting import CallOwner, SharedFuture
 from directview.errors import CompositeError, TaskAborted, TimeoutError
 
-__all__ = ["Slots"]
+__all__ = ["Keepsake", "Slots"]
 
 T = TypeVar("T")
 
@@ -45,12 +45,31 @@ def _unknown(engine: int, now: float) -> CallMetadata:
     return CallMetadata(engine if engine >= 0 else None, "", None, None, now, "error")
 
 
+class Keepsake(NamedTuple):
+    """What is kept of a result that has ended, to make one like it."""
+
+    kind: type[Slots[Any]]
+    calls: Sequence[tuple[int, int]]
+    options: dict[str, Any]
+    """Arguments for `kind`."""
+    created: float
+    metadata: list[CallMetadata | None]
+    values: list[Any]
+    errors: dict[int, Exception] | None
+    printed: dict[tuple[int, str], list[str]] | None
+    cancelled: bool
+    size: int
+    """Bytes of the answers."""
+
+
 class Slots(Described, SharedFuture[T]):
     """One slot for each call; its result or error when the last is in."""
 
     _values: list[Any] | None = None
     _errors: dict[int, Exception] | None = None
     _sent = False
+    _size = 0
+    """Bytes of the answers, as far as they have come."""
     _echoes: list[_Echo] | None = None
     """Slots of other results that are answered when slots of this one are: made by split and join."""
     _sources: Sequence[tuple[Slots[Any], int]] | None = None
@@ -176,6 +195,38 @@ class Slots(Described, SharedFuture[T]):
         if self._metadata is None:
             return self._calls
         return [call for call, known in zip(self._calls, self._metadata, strict=True) if known is None]
+
+    # --- kept, and made again ---
+
+    def _options(self) -> dict[str, Any]:
+        """Arguments to make another one like this."""
+        return {
+            "join": self._join, "name": self._name, "single": self._single, "targets": self._targets,
+            "label": self._label,
+        }  # fmt: skip
+
+    def _keepsake(self) -> Keepsake:
+        """What is needed to make it again; it has been answered in full."""
+        assert self._metadata is not None
+        assert self._values is not None
+        return Keepsake(
+            type(self), self._calls, self._options(), self._created, self._metadata, self._values,
+            self._errors, self._printed, self.cancelled(), self._size,
+        )  # fmt: skip
+
+    @staticmethod
+    def _again(owner: CallOwner, kept: Keepsake) -> Slots[Any]:
+        """A result like one that has ended."""
+        result = kept.kind(owner, kept.calls, **kept.options)
+        result._created, result._printed, result._sent = kept.created, kept.printed, True
+        result._metadata, result._values, result._errors = kept.metadata, kept.values, kept.errors
+        result._missing = 0
+        result._looked = True  # or else somebody would have been told
+        if kept.cancelled:
+            result._settle(None, TaskAborted())
+        else:
+            result._finish()
+        return result
 
     # --- parts of it, and more than it ---
 
@@ -314,6 +365,20 @@ class Slots(Described, SharedFuture[T]):
 
     def _has_value(self, index: int) -> bool:
         return self._values is not None and self._values[index] is not _MISSING
+
+    def _said(self, index: int) -> Any:
+        """The value of a slot that was answered, or its error; nothing is raised.
+
+        Raises:
+            KeyError: it has not been answered.
+        """
+        if self._errors and index in self._errors:
+            return self._errors[index]
+        if self._values is not None and self._values[index] is not _MISSING:
+            return self._values[index]
+        if self._missing == 0:
+            return TaskAborted()
+        raise KeyError(f"call {self._of_slot(index, 'msg_id')} has not ended")
 
     def _has_slot(self, index: int) -> bool:
         return self.done() or (self._metadata is not None and self._metadata[index] is not None)

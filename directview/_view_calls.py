@@ -186,7 +186,7 @@ class Calls(Targeted[K]):
             if len(parts[0]):
                 requests.append(((id,), self._parcel(function, parts, {}, "map")))
                 sizes.append(len(parts[0]))
-        return self.client._submit_map(requests, sizes, name_of(f), self.label, single=self._is_one(None))
+        return self._submit_map(requests, sizes, name_of(f))
 
     def map_sync(
         self, f: Callable[..., T], /, *sequences: Iterable[Any], return_exceptions: bool = False
@@ -278,4 +278,4 @@ class Calls(Targeted[K]):
             ((id,), self._parcel(function, row, whole, name)) for id, row in zip(ids, rows, strict=False)
         ]
         join = functools.partial(partition.join, dist=dist)
-        return self.client._submit(requests, name, self.label, single=self._is_one(None), join=join)
+        return self._submit(requests, name, None, join)

@@ -119,7 +119,7 @@ class Objects(Targeted[K]):
             ((id,), self._parcel(function, (key, part, flatten), {}, "scatter"))
             for id, part in zip(ids, partition.split(seq, len(ids), dist), strict=True)
         ]
-        return self.client._submit(requests, "scatter", self.label, single=self._is_one(targets), join=list)
+        return self._submit(requests, "scatter", targets, list)
 
     def scatter_sync(
         self,

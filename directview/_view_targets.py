@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
-from directview.result import AsyncResult
+from directview._memory import CALLS
+from directview.result import AsyncMapResult, AsyncResult
 from directview.wire.objects import dump_arguments, dump_function
 from directview.wire.parcels import Packed, Parcel, pack
 
 if TYPE_CHECKING:
+    from directview._core import Request
     from directview.client import Client
 
 __all__ = ["K", "Many", "One", "Targeted", "Targets", "name_of"]
@@ -48,6 +51,8 @@ class Targeted(Generic[K]):
         self._block = block
         self.track = track
         self.label = label
+        self._made: deque[Sequence[tuple[int, int]]] = deque(maxlen=CALLS)
+        """The calls that were made through it."""
 
     # --- what it is -----------------------------------------------------------------------------------
 
@@ -122,7 +127,25 @@ class Targeted(Generic[K]):
         ids = self._ids(targets)
         name = name_of(f) if name is None else name
         parcel = self._parcel(dump_function(f), args, kwargs, name)
-        return self.client._submit([(ids, parcel)], name, self.label, single=self._is_one(targets), join=join)
+        return self._submit([(ids, parcel)], name, targets, join)
+
+    def _submit(
+        self,
+        requests: Sequence[Request],
+        name: str,
+        targets: Targets | None = None,
+        join: Callable[[list[Any]], Any] | None = None,
+    ) -> AsyncResult[Any]:
+        result = self.client._submit(requests, name, self.label, single=self._is_one(targets), join=join)
+        self._made.append(result._calls)
+        return result
+
+    def _submit_map(
+        self, requests: Sequence[Request], sizes: Sequence[int], name: str
+    ) -> AsyncMapResult[Any]:
+        result = self.client._submit_map(requests, sizes, name, self.label, single=self._is_one(None))
+        self._made.append(result._calls)
+        return result
 
     def _is_one(self, targets: Targets | None) -> bool:
         """Whether one engine is meant by its bare id."""

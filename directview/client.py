@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import atexit
 import builtins
-import concurrent.futures
 import importlib
 import os
 import sys
-import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, SupportsIndex, TypeVar, overload
 
 from directview import connection
 from directview._binding import Binding
+from directview._client_control import Controls
 from directview._core import Core, Request
-from directview._metadata import msg_id
 from directview.connection import ConnectionInfo
 from directview.errors import CompositeError, ControllerUnreachable, NoEnginesRegistered, TimeoutError
 from directview.result import AsyncMapResult, AsyncResult
-from directview.view import DirectView, Many, One, Targets
+from directview.view import DirectView, Many, One
 
 if TYPE_CHECKING:
     from directview.cluster import Cluster
@@ -32,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Client", "CompositeError"]
 
 T = TypeVar("T")
-
-HISTORY: Final = 10_000
-"""Message ids that a client remembers."""
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -45,7 +39,7 @@ def _close_all() -> None:
         client._binding.close()
 
 
-class Client:
+class Client(Controls):
     """A connection to a controller, and through it to engines.
 
     ::
@@ -92,7 +86,6 @@ class Client:
         self.profile = info.profile
         self.block = False
         """Whether views wait by default."""
-        self._history: deque[tuple[tuple[int, int], ...]] = deque(maxlen=HISTORY)
         self._info = info
         self._binding = Binding(info, timeout, reconnect_timeout)
         _open_clients.add(self)
@@ -198,6 +191,22 @@ class Client:
         """
         return DirectView(self, targets if targets == "all" else self._choose(targets), **flags)
 
+    def broadcast_view(
+        self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
+    ) -> DirectView[Any]:
+        """A view of `targets`: every call on several engines is one message anyway.
+
+        Args:
+            targets: as for indexing, or ``'all'``.
+            is_coalescing: accepted for programs that pass it.
+            flags: `block`, `track`, `label`.
+        """
+        view: DirectView[Any] = self.direct_view(targets, **flags)
+        return view
+
+    def _view(self, targets: Any) -> DirectView[Any]:
+        return self.broadcast_view("all" if targets is None else targets)
+
     def _all_ids(self) -> tuple[int, ...]:
         core = self._binding.core()
         engines = core.engines
@@ -297,17 +306,6 @@ class Client:
 
     # --- calls ----------------------------------------------------------------------------------------
 
-    @property
-    def outstanding(self) -> set[str]:
-        """Ids of the calls that have not ended."""
-        return {id for result in self._binding.core().outstanding() for id in result.msg_ids}
-
-    @property
-    def history(self) -> list[str]:
-        """Ids of the last calls made through this client, oldest first."""
-        uuid = self.client_uuid
-        return [msg_id(uuid, seq, id) for slots in list(self._history) for seq, id in slots]
-
     def _submit(
         self,
         requests: Sequence[Request],
@@ -322,7 +320,6 @@ class Client:
             slots = core.number(requests)
             result = AsyncResult(self, slots, join=join, name=name, single=single, label=label)
             core.submit(requests, slots, name, result)
-        self._history.append(slots)
         return result
 
     def _submit_map(
@@ -335,111 +332,7 @@ class Client:
                 self, slots, sizes, name=name, single=single, label=label
             )
             core.submit(requests, slots, name, result)
-        self._history.append(slots)
         return result
-
-    @property
-    def client_uuid(self) -> str:
-        """This client's uuid, in hex."""
-        return self._binding.core().uuid.hex()
-
-    def check_may_block(self, what: str, instead: str) -> None:
-        """Return if this thread may wait for results of this client; raise what says why not."""
-        self._binding.check_may_block(what, instead)
-
-    def check_running(self) -> None:
-        """Return if this client's event loop runs, so that awaiting its results can end."""
-        self._binding.check_running()
-
-    def cancel_calls(self, calls: Sequence[tuple[int, int]]) -> None:
-        """Ask for the end of calls, (seq, engine id) each, without waiting."""
-        if not self._binding.closed:
-            self._binding.core().cancel(calls)
-
-    def wait(self, jobs: Any = None, timeout: float | None = None) -> bool:
-        """Block until calls have ended.
-
-        Args:
-            jobs: an `AsyncResult`, any Future, or several in a list; None: all outstanding calls.
-            timeout: seconds; None or negative: for ever.
-
-        Returns:
-            Whether all have ended.
-        """
-        futures = self._futures(jobs)
-        self.check_may_block("wait()", "`await asyncio.wait([...])`")
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        for future in futures:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            concurrent.futures.wait([future], left)
-        return all([future.done() for future in futures])
-
-    def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
-        if jobs is None:
-            return list(self._binding.core().outstanding())
-        if isinstance(jobs, concurrent.futures.Future):
-            return [jobs]
-        found = list(jobs)
-        for job in found:
-            if not isinstance(job, concurrent.futures.Future):
-                raise TypeError(f"jobs: expected AsyncResults or Futures, got {job!r:.60}")
-        return found
-
-    def abort(self, jobs: Any = None, targets: Targets | None = None) -> None:
-        """Cancel calls: those of `jobs`, or all outstanding ones (of `targets`)."""
-        ids = None
-        if targets is not None:
-            chosen = self._choose(targets)
-            ids = {chosen} if isinstance(chosen, int) else set(chosen)
-        for future in self._futures(jobs):
-            if ids is None or not isinstance(future, AsyncResult) or ids.intersection(future.targets):
-                future.cancel()
-
-    # --- the controller -------------------------------------------------------------------------------
-
-    def _ask(self, what: str, **params: Any) -> Any:
-        self.check_may_block(f"{what}()", f"`await rc.query({what!r})`")
-        return self._binding.core().query(what, params).result()
-
-    async def query(self, what: str, **params: Any) -> Any:
-        """Ask the controller, without blocking: ``status``, ``queue_status``.
-
-        Raises:
-            ValueError: the question is unknown or wrong; the text says how.
-            ControllerLost: the controller is gone.
-        """
-        return await asyncio.wrap_future(self._binding.core().query(what, params))
-
-    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[Any, Any]:
-        """How many calls wait for each engine (``queue``) and have been given to it (``tasks``)."""
-        ids = None
-        if targets is not None and targets != "all":
-            chosen = self._choose(targets)
-            ids = [chosen] if isinstance(chosen, int) else chosen
-        answer = self._ask("queue_status", targets=ids, verbose=verbose)
-        return {int(key) if key.isdigit() else key: value for key, value in answer.items()}
-
-    def shutdown(
-        self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
-    ) -> None:
-        """End engines, or with `hub` the whole cluster.
-
-        Args:
-            targets: which engines.
-            restart: not offered here: restart engines through their Cluster.
-            hub: end the controller too, and everything with it.
-            block: accepted for programs that pass it.
-        """
-        if restart:
-            raise ValueError("restart: use `cluster.restart_engines()` of the Cluster that started them")
-        if hub:
-            self._ask("shutdown", reason="it was shut down by a client")
-            return
-        ids = None
-        if targets is not None and targets != "all":
-            chosen = self._choose(targets)
-            ids = [chosen] if isinstance(chosen, int) else chosen
-        self._ask("stop", targets=ids)
 
     def _block_on(self, make: Callable[[Core], Coroutine[Any, Any, T]], what: str, instead: str) -> T:
         return self._binding.run(make, what, instead)

@@ -408,6 +408,9 @@ class AsyncMapResult(AsyncResult[list[T]]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "sizes": self._sizes()}
+
     def _part(self, index: int) -> AsyncResult[Any]:
         part: AsyncMapResult[T] = AsyncMapResult(
             self._owner, (self._calls[index],), self._sizes()[index : index + 1], name=self._name,

@@ -14,14 +14,15 @@ from typing import Any, TypeAlias
 
 from directview._sync_imports import SyncImports
 from directview._view_calls import Calls
+from directview._view_control import Control
 from directview._view_objects import Objects
 from directview._view_targets import K, Many, One, Targets
 from directview.reply import ExecuteReply
 
-__all__ = ["DirectView", "EngineView", "ExecuteReply", "Many", "One", "Targets"]
+__all__ = ["BroadcastView", "DirectView", "EngineView", "ExecuteReply", "Many", "One", "Targets"]
 
 
-class DirectView(Calls[K], Objects[K]):
+class DirectView(Calls[K], Objects[K], Control[K]):
     """Some engines of a client, by id, to work on all of them at once.
 
     Made by indexing a client: ``rc[0]``, ``rc[:]``, ``rc[::2]``, ``rc[[0, 2]]``. Assigning an attribute
@@ -95,20 +96,9 @@ class DirectView(Calls[K], Objects[K]):
         if "IPython" in sys.modules:  # otherwise there are no magics
             importlib.import_module("directview.magics").activate(self, suffix)
 
-    # --- beside the calls -----------------------------------------------------------------------------
-
-    def wait(self, jobs: Any = None, timeout: float | None = None) -> bool:
-        """As `Client.wait`."""
-        return self.client.wait(jobs, timeout)
-
-    def abort(self, jobs: Any = None, targets: Targets | None = None) -> None:
-        """As `Client.abort`, for this view's engines."""
-        self.client.abort(jobs, self._targets if targets is None and self._targets != "all" else targets)
-
-    def queue_status(self, targets: Targets | None = None, verbose: bool = False) -> dict[Any, Any]:
-        """As `Client.queue_status`, for this view's engines."""
-        return self.client.queue_status(list(self._ids(targets)), verbose)
-
 
 EngineView: TypeAlias = DirectView[One]
 """A view of one engine."""
+
+BroadcastView = DirectView
+"""Every call of a view is one message, whatever the number of engines."""

@@ -1,0 +1,121 @@
+"""What a client remembers of the calls that it made: which are outstanding, their names, the last results.
+
+It is bounded. Names are small: the last ten thousand calls are remembered. Results are as large as users make
+them: as many of the last thousand are kept as fit into 64 MiB together, so that the result of a call whose
+`AsyncResult` was dropped, or never seen (a blocking call), can still be asked for, and memory does not grow
+with the number of calls.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from directview._slots import Keepsake, Slots
+
+__all__ = ["CALLS", "KEPT_BYTES", "KEPT_RESULTS", "Calls", "Memory"]
+
+CALLS: Final = 10_000
+KEPT_RESULTS: Final = 1000
+KEPT_BYTES: Final = 64 << 20
+
+Calls: TypeAlias = tuple[tuple[int, int], ...]
+"""The (seq, engine id) of each slot of a result."""
+
+
+class Memory:
+    """The memory of one client. All of it may be called from any thread.
+
+    Args:
+        calls: how many calls to remember by name.
+        results: how many results to keep.
+        nbytes: bytes of the results that are kept.
+    """
+
+    def __init__(self, *, calls: int = CALLS, results: int = KEPT_RESULTS, nbytes: int = KEPT_BYTES) -> None:
+        self._lock = threading.Lock()
+        self._calls: deque[Calls] = deque(maxlen=calls)
+        self._open: dict[int, Slots[Any]] = {}
+        self._kept: dict[int, Keepsake] = {}
+        self._order: deque[Keepsake] = deque()
+        self._most_results = results
+        self._most_bytes = nbytes
+        self._bytes = 0
+        self._last = 0
+
+    # --- what happens -----------------------------------------------------------------------------------
+
+    def made(self, calls: Calls, result: Slots[Any]) -> None:
+        """A call was made. One without slots has ended already."""
+        if calls:
+            with self._lock:
+                self._calls.append(calls)
+                self._open[calls[0][0]] = result
+                self._last = calls[-1][0]
+
+    def ended(self, result: Slots[Any]) -> None:
+        """The last slot of a call was answered."""
+        with self._lock:
+            self._open.pop(result._calls[0][0], None)
+            if result._size > self._most_bytes:
+                return
+            keepsake = result._keepsake()
+            self._order.append(keepsake)
+            self._bytes += keepsake.size
+            for seq, _ in keepsake.calls:
+                self._kept[seq] = keepsake
+            while len(self._order) > self._most_results or self._bytes > self._most_bytes:
+                self._drop(self._order.popleft())
+
+    def forget(self, keepsake: Keepsake) -> None:
+        """Drop a result."""
+        with self._lock:
+            if any([kept is keepsake for kept in self._order]):
+                self._order = deque([kept for kept in self._order if kept is not keepsake])
+                self._drop(keepsake)
+
+    def forget_all(self) -> None:
+        """Drop all results, and the names of the calls that have ended."""
+        with self._lock:
+            self._kept, self._order, self._bytes = {}, deque(), 0
+            still = {id(result._calls) for result in self._open.values()}
+            self._calls = deque([calls for calls in self._calls if id(calls) in still], self._calls.maxlen)
+
+    def _drop(self, keepsake: Keepsake) -> None:
+        self._bytes -= keepsake.size
+        for seq, _ in keepsake.calls:
+            self._kept.pop(seq, None)
+
+    # --- what is known ----------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """The highest seq of all calls that were made."""
+        return self._last
+
+    def outstanding(self) -> list[Slots[Any]]:
+        """The results that are waited for, oldest first."""
+        with self._lock:
+            return [result for result in self._open.values() if result._missing]
+
+    def kept(self) -> list[Keepsake]:
+        """The results that are kept, oldest first."""
+        with self._lock:
+            return list(self._order)
+
+    def find(self, seq: int) -> Slots[Any] | Keepsake | None:
+        """The result to which a call belongs, if it is outstanding or kept."""
+        with self._lock:
+            found = self._open.get(seq) or self._kept.get(seq)
+            if found is None:  # of a result with several calls, perhaps
+                for result in self._open.values():
+                    if any([number == seq for number, _ in result._calls]):
+                        return result
+            return found
+
+    def calls(self) -> list[Calls]:
+        """The calls that are remembered by name, oldest first."""
+        with self._lock:
+            return list(self._calls)
