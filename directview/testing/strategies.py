@@ -25,8 +25,9 @@ _frames: Final = st.integers(0, 3)
 _ways: Final = st.sampled_from([messages.ARGUMENT, messages.RESULT])
 _times: Final = st.floats(0.0, 1e17, allow_nan=False)
 _codes: Final = st.none() | st.integers(-256, 255)
+_numbers: Final = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
 _trees: Final = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | _texts | _bodies,
+    st.none() | _numbers | _texts | _bodies,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
     max_leaves=6,
 )

@@ -30,7 +30,7 @@ from types import (
     ModuleType,
     UnionType,
 )
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import cloudpickle.cloudpickle as cp
 
@@ -79,7 +79,7 @@ def is_main(function: FunctionType) -> bool:
 
 def builtins_of(function: FunctionType) -> dict[str, Any]:
     """Where `function` finds the names that are not among its globals."""
-    found: dict[str, Any] = function.__builtins__  # type: ignore[attr-defined]
+    found: dict[str, Any] = cast(Any, function).__builtins__  # typeshed has it only of late
     return found
 
 
