@@ -49,11 +49,10 @@ class Memory:
 
     def made(self, calls: Calls, result: Slots[Any]) -> None:
         """A call was made. One without slots has ended already."""
-        if calls:
-            with self._lock:
-                self._calls.append(calls)
-                self._open[calls[0][0]] = result
-                self._last = calls[-1][0]
+        if calls:  # no lock: whoever reads these does so in one step
+            self._calls.append(calls)
+            self._open[calls[0][0]] = result
+            self._last = calls[-1][0]
 
     def ended(self, result: Slots[Any]) -> None:
         """The last slot of a call was answered."""
@@ -80,8 +79,10 @@ class Memory:
         """Drop all results, and the names of the calls that have ended."""
         with self._lock:
             self._kept, self._order, self._bytes = {}, deque(), 0
-            still = {id(result._calls) for result in self._open.values()}
-            self._calls = deque([calls for calls in self._calls if id(calls) in still], self._calls.maxlen)
+            still = {id(result._calls) for result in self._open.copy().values()}
+            for calls in self._calls.copy():
+                if id(calls) not in still:
+                    self._calls.remove(calls)
 
     def _drop(self, keepsake: Keepsake) -> None:
         self._bytes -= keepsake.size
@@ -97,8 +98,7 @@ class Memory:
 
     def outstanding(self) -> list[Slots[Any]]:
         """The results that are waited for, oldest first."""
-        with self._lock:
-            return [result for result in self._open.values() if result._missing]
+        return [result for result in self._open.copy().values() if result._missing]
 
     def kept(self) -> list[Keepsake]:
         """The results that are kept, oldest first."""
@@ -107,15 +107,14 @@ class Memory:
 
     def find(self, seq: int) -> Slots[Any] | Keepsake | None:
         """The result to which a call belongs, if it is outstanding or kept."""
-        with self._lock:
-            found = self._open.get(seq) or self._kept.get(seq)
-            if found is None:  # of a result with several calls, perhaps
-                for result in self._open.values():
-                    if any([number == seq for number, _ in result._calls]):
-                        return result
+        found = self._open.get(seq) or self._kept.get(seq)
+        if found is not None:
             return found
+        for result in self._open.copy().values():  # of a result with several calls, perhaps
+            if any([number == seq for number, _ in result._calls]):
+                return result
+        return self._kept.get(seq)  # it may have ended meanwhile
 
     def calls(self) -> list[Calls]:
         """The calls that are remembered by name, oldest first."""
-        with self._lock:
-            return list(self._calls)
+        return list(self._calls.copy())

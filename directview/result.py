@@ -402,14 +402,11 @@ class AsyncMapResult(AsyncResult[list[T]]):
     ) -> None:
         if len(sizes) != len(calls):
             raise ValueError(f"{len(sizes)} sizes for {len(calls)} chunks")
-        self._ends = list(accumulate(sizes))
+        self._ends = self._item_ends = list(accumulate(sizes))
         super().__init__(owner, calls, join=join, name=name, single=single, targets=targets, label=label)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "sizes": self._sizes()}
 
     def _part(self, index: int) -> AsyncResult[Any]:
         part: AsyncMapResult[T] = AsyncMapResult(
