@@ -283,10 +283,10 @@ class Core:
             self._woken = False
             inbox, self._inbox = self._inbox, []
         for item in inbox:
-            if isinstance(item, tuple):
-                self._submit(*item)
-            else:
+            if callable(item):
                 item()
+            else:
+                self._submit(*item)
 
     def _turn(self) -> None:
         """End of a turn: send what is to be sent, report what has happened, set the timer."""
