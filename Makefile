@@ -1,5 +1,6 @@
 # make demo     four engines at work on real input, checked and drawn
 # make test     the tests (ARGS="-k name" passes options on)
+# make test-slow  the long ones: minutes of churn, a gigabyte over a slow line
 # make check    lint, types, layering, docs
 # make bench    speed, side by side with other libraries (ARGS="--quick")
 # make docs     the documentation, into docs/_build/html
@@ -16,14 +17,17 @@ ARGS ?=
 PY := $(VENV)/bin/python
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --editable
 
-.PHONY: demo test check lint types layers docs bench clean
+.PHONY: demo test test-slow check lint types layers docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/directview demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-test
+	@$(PY) -m pytest -q -m slow $(ARGS)
 
 check: lint types layers docs
 	@echo "check: all good"
