@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from directview import _dask
 from directview._answers import AsyncHubResult
 from directview._client_records import Records
 from directview.events import EngineEvent, EngineEvents
@@ -120,6 +121,59 @@ class Controls(Records):
         if hub:
             return self._request("shutdown", "shutdown", block, reason="it was shut down by a client")
         return self._request("shutdown", "stop", block, targets=self._targeted(targets))
+
+    # --- dask ---------------------------------------------------------------------------------------------
+
+    def become_dask(
+        self,
+        targets: Any = "all",
+        port: int = 0,
+        nanny: bool = False,
+        scheduler_args: dict[str, Any] | None = None,
+        **worker_args: Any,
+    ) -> Any:
+        """Make engines dask workers too, of a scheduler in this process. Blocks.
+
+        The engines go on to take calls; `stop_dask` ends it.
+
+        Args:
+            targets: which engines.
+            port: where the scheduler listens; 0: a free port.
+            nanny: must be False: engines are looked after by their supervisor.
+            scheduler_args: arguments of ``distributed.LocalCluster``; ``{"host": "0.0.0.0"}`` for engines on
+                other machines.
+            worker_args: arguments of ``distributed.Worker``, such as `nthreads`.
+
+        Returns:
+            A ``distributed.Client``.
+
+        Raises:
+            ImportError: the package ``distributed`` is missing here; or (from engines) there.
+        """
+        if nanny:
+            raise ValueError("nanny: engines can't have one, they are looked after by their supervisor")
+        self.check_may_block("become_dask()", "`await asyncio.to_thread(rc.become_dask)`")
+        self.stop_dask()
+        scheduler = _dask.Scheduler(port, dict(scheduler_args or {}))
+        try:
+            started = self._view(targets).apply_async(_dask.start_worker, scheduler.address, worker_args)
+            started.get()
+        except BaseException:
+            scheduler.close()
+            raise
+        self._scheduler = scheduler
+        return scheduler.client
+
+    def stop_dask(self, targets: Any = "all") -> None:
+        """Make engines engines only again, and end the scheduler that `become_dask` started. Blocks."""
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            try:
+                self._view(targets).apply_async(_dask.stop_worker).get()
+            finally:
+                scheduler.close()
+
+    _scheduler: _dask.Scheduler | None = None
 
     # --- hearing of them ----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,6 +271,14 @@ async def test_control_can_be_awaited_on_a_bound_client(rc: Client) -> None:
             bound.send_signal("SIGNOTHING")
         with pytest.raises(ValueError, match="0 is no signal"):
             bound.send_signal(0)
+
+
+def test_without_dask_the_error_says_what_to_install(rc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match="pip install distributed"):
+        rc.become_dask()
+    with pytest.raises(ValueError, match="looked after by their supervisor"):
+        rc.become_dask(nanny=True)
 
 
 def test_progress_of_what_is_outstanding(rc: Client, v: DirectView[Many]) -> None:

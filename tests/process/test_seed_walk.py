@@ -81,3 +81,8 @@ def test_the_tutorial_can_be_followed_in_an_async_program(clusters: Path) -> Non
 def test_programs_for_ipyparallel_run_with_another_import(own_folders: Path, program: str, says: str) -> None:
     """They use its public interface only, and run with ipyparallel itself."""
     assert run(program, "directview", complains="count ") == says  # its progress bar
+
+
+def test_engines_can_be_dask_workers_too(own_folders: Path) -> None:
+    pytest.importorskip("distributed", reason="needs the package distributed")
+    assert run("dask_workers.py") == "both\n"
