@@ -382,7 +382,7 @@ class ClientState:
             parcel: Unpacked | None = receiving.parcel
             problem = None
             try:
-                receiving.parcel.receive(message.offset, frames[0])
+                receiving.parcel.receive(message.offset, frames[0], receiving.granted)
             except (ProtocolError, MemoryError) as error:
                 parcel, problem = None, error
             self._granting[id] = None

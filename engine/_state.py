@@ -241,7 +241,7 @@ class EngineState:
         if client is None or call is None or call.parcel is None or not call.parcel.missing:
             return
         try:
-            call.parcel.receive(message.offset, frames[0])
+            call.parcel.receive(message.offset, frames[0], call.granted)
         except (ProtocolError, MemoryError) as error:
             call.parcel, call.problem = None, error
             del client.large[call.seq]

@@ -142,20 +142,27 @@ class Unpacked:
         """Bytes of chunks that have not arrived yet."""
         return self.size - self.received
 
-    def receive(self, offset: int, chunk: Buffer) -> bool:
+    def receive(self, offset: int, chunk: Buffer, granted: int) -> bool:
         """Put one chunk in its place; False if it is not the next one (a repeated or stale chunk).
 
         Memory for a buffer is taken when its first bytes come: an announcement alone costs nothing.
 
+        Args:
+            offset: of the chunk's first byte in the transfer.
+            chunk: its bytes.
+            granted: how far the sender may go.
+
         Raises:
-            ProtocolError: it is more than what is missing.
+            ProtocolError: it goes farther.
             MemoryError: there is none for the buffer that begins in this chunk.
         """
         if offset != self.received:
             return False
         rest = memoryview(chunk).cast("B")
-        if not 0 < len(rest) <= self.missing:
-            raise ProtocolError(f"chunk of {len(rest)} bytes at {offset}; {self.missing} are missing")
+        if not 0 < len(rest) <= min(granted, self.size) - offset:
+            raise ProtocolError(
+                f"chunk of {len(rest)} bytes at {offset}: {granted} of {self.size} are granted"
+            )
         while rest:
             index, size = self._to_fill[self._current]
             if self._filled == 0:

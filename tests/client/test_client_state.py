@@ -464,14 +464,17 @@ def test_a_result_that_was_lost_half_way_begins_again() -> None:
     call(state, 0)
     said(state)
     hear(state, Result(ME, 0, (result(1, size=20),)))
+    said(state)
     hear(state, Chunk(ME, 1, (0,), RESULT, 0), [bytes(10)])
     messages = back(state, 0)
     hear(state, unknown(mark(messages)))
     assert hear(state, Chunk(ME, 1, (0,), RESULT, 10), [bytes(10)]) == []
     hear(state, Result(ME, 0, (result(1, size=20),)))
+    assert said(state) == [Grant(ME, 1, 0, RESULT, 20)]
     hear(state, Chunk(ME, 1, (0,), RESULT, 0), [bytes(10)])
     (event,) = hear(state, Chunk(ME, 1, (0,), RESULT, 10), [bytes(10)])
     assert isinstance(event, Ended)
+    assert event.problem is None
 
 
 def test_nothing_is_said_without_a_connection() -> None:

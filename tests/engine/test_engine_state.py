@@ -362,6 +362,7 @@ def test_what_is_still_arriving_is_forgotten_when_its_client_asks() -> None:
     state.receive(submit(1, size=25), ())
     state.receive(submit(2), ())
     state.receive(submit(1, size=25, client=B), ())
+    said(state)
     state.receive(*chunks(1, 25)[0])
     said(state)
     state.receive(question(1, 2), ())

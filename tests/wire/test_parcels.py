@@ -32,7 +32,7 @@ def carry(parcel: Parcel, nobjects: int, chunk: int = 4096) -> Unpacked:
     outgoing = Outgoing(parcel.chunks, [0], Pace(chunk, 1 << 40))
     outgoing.grant(0, arrived.size)
     for _, offset, content in outgoing.ready():
-        assert arrived.receive(offset, bytes(content))
+        assert arrived.receive(offset, bytes(content), arrived.size)
     return arrived
 
 
@@ -176,30 +176,37 @@ def test_an_announcement_alone_takes_no_memory() -> None:
 
 def test_memory_that_is_not_there_is_said_when_it_is_needed() -> None:
     with pytest.raises(MemoryError):
-        arriving(1 << 47).receive(0, b"x")
+        arriving(1 << 47).receive(0, b"x", 1 << 60)
 
 
 def test_a_chunk_that_is_not_the_next_one_changes_nothing() -> None:
     parcel = arriving(10)
-    assert not parcel.receive(5, b"late!")
-    assert parcel.receive(0, b"first")
-    assert not parcel.receive(0, b"again")
-    assert parcel.receive(5, b"other")
+    assert not parcel.receive(5, b"late!", 1 << 60)
+    assert parcel.receive(0, b"first", 1 << 60)
+    assert not parcel.receive(0, b"again", 1 << 60)
+    assert parcel.receive(5, b"other", 1 << 60)
     assert bytes(parcel.objects()[0].buffers[0]) == b"firstother"
 
 
 def test_a_chunk_may_end_one_buffer_and_begin_the_next() -> None:
     parcel = arriving(3, 2, 4)
-    assert parcel.receive(0, b"aaabbc")
+    assert parcel.receive(0, b"aaabbc", 1 << 60)
     assert parcel.missing == 3
-    assert parcel.receive(6, b"ccc")
+    assert parcel.receive(6, b"ccc", 1 << 60)
     assert [bytes(buffer) for buffer in parcel.objects()[0].buffers] == [b"aaa", b"bb", b"cccc"]
 
 
 @pytest.mark.parametrize("chunk", [b"", b"x" * 11])
 def test_a_chunk_of_nothing_or_too_much_is_refused(chunk: bytes) -> None:
     with pytest.raises(ProtocolError):
-        arriving(4, 6).receive(0, chunk)
+        arriving(4, 6).receive(0, chunk, 1 << 60)
+
+
+def test_a_chunk_beyond_what_was_granted_is_refused() -> None:
+    parcel = arriving(10)
+    assert parcel.receive(0, b"four", 4)
+    with pytest.raises(ProtocolError, match="granted"):
+        parcel.receive(4, b"more", 7)
 
 
 def test_an_incomplete_parcel_has_no_objects() -> None:
