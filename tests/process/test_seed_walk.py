@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -83,6 +84,7 @@ def test_programs_for_ipyparallel_run_with_another_import(own_folders: Path, pro
     assert run(program, "directview", complains="count ") == says  # its progress bar
 
 
+# Not imported here: it starts threads of its own.
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the package distributed")
 def test_engines_can_be_dask_workers_too(own_folders: Path) -> None:
-    pytest.importorskip("distributed", reason="needs the package distributed")
     assert run("dask_workers.py") == "both\n"
