@@ -121,7 +121,7 @@ class Waits:
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 0.1, timeout: float | None = None, **options: Any
-    ) -> bool:
+    ) -> None:
         """Block until calls have ended, with a progress bar.
 
         Args:
@@ -129,15 +129,11 @@ class Waits:
             interval: as for `AsyncResult.wait_interactive`, also further options.
             timeout: seconds; None or negative: for ever.
             options: passed on.
-
-        Returns:
-            Whether all have ended.
         """
         results = self._memory.outstanding() if jobs is None else [self._get_result(jobs)]
-        if not results:
-            return True
-        whole = AsyncResult.join(*[result for result in results if isinstance(result, AsyncResult)])
-        return whole.wait_interactive(interval, timeout, **options)
+        if results:
+            whole = AsyncResult.join(*[result for result in results if isinstance(result, AsyncResult)])
+            whole.wait_interactive(interval, timeout, **options)
 
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         """What to wait for; of calls that have ended, nothing."""

@@ -45,7 +45,7 @@ class Displayed(Slots[T]):
         timeout: float | None = None,
         widget: bool | None = None,
         return_when: str | None = None,
-    ) -> bool:
+    ) -> None:
         """Block until the call has ended, with a progress bar, and raise nothing of its own.
 
         Args:
@@ -53,9 +53,6 @@ class Displayed(Slots[T]):
             timeout: seconds; None or negative: for ever.
             widget: whether this is a notebook; None: find out.
             return_when: as for `wait`.
-
-        Returns:
-            Whether all is done.
         """
         ready = self._readiness(return_when)
         ends = None if timeout is None or timeout < 0 else time.monotonic() + timeout
@@ -68,7 +65,6 @@ class Displayed(Slots[T]):
                 step = interval if left is None else min(interval, left)
                 self._block(ready, step, "wait_interactive()", "`await ar.wait_interactive_async()`")
                 update(self.progress)
-        return self.done()
 
     async def wait_interactive_async(self, widget: bool | None = None) -> None:
         """`wait_interactive` for event loops. May be cancelled, which ends the waiting only."""

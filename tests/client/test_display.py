@@ -87,7 +87,8 @@ def test_wait_interactive_shows_how_many_have_ended(bars: Bars) -> None:
         lambda: ar._deliver_error(1, meta(1), RemoteError("ValueError", "")),
         lambda: ar._deliver(0, meta(0), None),
     )
-    assert ar.wait_interactive(0.001, widget=False) is True
+    ar.wait_interactive(0.001, widget=False)
+    assert ar.done()
     assert bars.opened == [(3, "f", False)]
     assert bars.seen[0] >= 1
     assert bars.seen[-2:] == [3, -1]
@@ -96,10 +97,11 @@ def test_wait_interactive_shows_how_many_have_ended(bars: Bars) -> None:
 
 def test_wait_interactive_ends_with_its_timeout_or_at_the_first(bars: Bars) -> None:
     ar = many(2)
-    assert ar.wait_interactive(timeout=0) is False
-    assert ar.wait_interactive(0.001, 0.01) is False
+    ar.wait_interactive(timeout=0)
+    ar.wait_interactive(0.001, 0.01)
     ar._deliver(0, meta(), None)
-    assert ar.wait_interactive(60, return_when="FIRST_COMPLETED") is False
+    ar.wait_interactive(60, return_when="FIRST_COMPLETED")
+    assert not ar.done()
     with pytest.raises(ValueError, match="SOMETIME"):
         ar.wait_interactive(return_when="SOMETIME")
 
