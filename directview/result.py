@@ -8,6 +8,7 @@ chunk of items). How the slots become the result is in `directview._slots`, how 
 from __future__ import annotations
 
 import concurrent.futures
+import weakref
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
@@ -227,14 +228,15 @@ class AsyncResult(Displayed[T], Generic[T]):
         """
         if len(self._calls) == 1:
             return (self,)
-        if self._parts is None:
-            parts = tuple([self._part(index) for index in range(len(self._calls))])
-            with self._condition:
-                if self._parts is None:
-                    self._parts = parts
-        return self._parts
+        with self._condition:
+            # Weak: a part holds on to the whole. The same ones are given again while somebody has them.
+            kept = self._parts or [None] * len(self._calls)
+            parts = [None if part is None else part() for part in kept]
+        made = tuple([part or self._part(index) for index, part in enumerate(parts)])
+        self._parts = [weakref.ref(part) for part in made]
+        return made
 
-    _parts: tuple[AsyncResult[Any], ...] | None = None
+    _parts: Sequence[weakref.ref[AsyncResult[Any]] | None] | None = None
 
     def _part(self, index: int) -> AsyncResult[Any]:
         part: AsyncResult[Any] = AsyncResult(

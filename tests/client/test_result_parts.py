@@ -8,6 +8,7 @@ import gc
 import logging
 import pickle
 import threading
+import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -65,7 +66,7 @@ def test_parts_end_one_by_one_in_their_own_way() -> None:
     assert parts[0].get() == "a"
     with pytest.raises(ValueError, match="b"):
         parts[1].get()
-    assert ar.split() is parts
+    assert ar.split() == parts
     assert [part.targets for part in parts] == [[0], [1], [2]]
     assert [part.msg_ids for part in parts] == [[id] for id in ar.msg_ids]
     assert [part.label for part in parts] == ["mine"] * 3
@@ -259,3 +260,20 @@ def test_timedelta_is_from_the_first_start_to_the_last_end() -> None:
     assert ar.timedelta(datetime.fromtimestamp(9, UTC), ar.completed[0]) == 3.0
     with pytest.raises(TypeError, match="the end is None"):
         ar.timedelta(ar.submitted, None)  # type: ignore[arg-type]
+
+
+def test_a_whole_and_its_parts_are_free_without_the_garbage_collector() -> None:
+    """A part holds on to the whole, not the other way round."""
+    gc.disable()
+    try:
+        ar = many(2)
+        parts = ar.split()
+        joined = AsyncResult.join(*parts)
+        for engine in range(2):
+            ar._deliver(engine, meta(engine), engine)
+        there = weakref.ref(ar)
+        assert joined.get(0) == [0, 1]
+        del ar, parts, joined
+        assert there() is None
+    finally:
+        gc.enable()
