@@ -405,8 +405,6 @@ class Core:
         error: Exception
         if self._stopped:
             error = (ClientClosed if self._closed else ControllerLost)(self._stopped)
-        elif event.reason.startswith("it was cancelled"):
-            error = TaskAborted(f"{event.call.name} was cancelled before it was sent")
         else:
             error = EngineError(
                 event.engine,
@@ -417,8 +415,7 @@ class Core:
                 method=event.call.name,
                 started=event.started,
             )
-        status = "aborted" if isinstance(error, TaskAborted) else "error"
-        metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), status)
+        metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), "error")
         result._deliver_error(index, metadata, error)
         if not result._missing:
             self.memory.ended(result)

@@ -141,8 +141,9 @@ class EngineShell:
         uuid = self._options.uuid
         self._context.run(operations.bind, self._namespace.names, engine_id=message.id, engine_uuid=uuid)
         if again:
-            for resume in self._state.resume():
-                self._session.send(resume)
+            with self._outbox.lock:
+                for resume in self._state.resume():
+                    self._session.send(resume)
 
     def _arrived(self, message: Message, frames: Sequence[Any]) -> None:
         if isinstance(message, Stop):

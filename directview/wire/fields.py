@@ -37,8 +37,16 @@ Check = Callable[[Any], Any]
 
 
 def fail(what: str, value: object) -> NoReturn:
-    """Refuse `value`, which should have been `what`."""
-    raise ProtocolError(f"expected {what}, got {type(value).__name__} {value!r:.60}")
+    """Refuse `value`, which should have been `what`.
+
+    Only scalars are shown: the text of a hostile array could be long, and nested too deeply to be made.
+    """
+    shown = ""
+    if isinstance(value, str | bytes):
+        shown = f" {value[:60]!r}"
+    elif value is None or isinstance(value, bool | int | float):
+        shown = f" {value!r}"
+    raise ProtocolError(f"expected {what}, got {type(value).__name__}{shown}")
 
 
 def integer(low: int, high: int) -> Check:

@@ -205,7 +205,7 @@ class Hello(NamedTuple):
     supervisor: bytes
     """For an engine, the uuid of the supervisor that watches it; or empty."""
     resuming: bool
-    """`Resume` messages follow, up to one with `last` set; nothing is routed to this peer before."""
+    """`Resume` messages follow, up to one with `last` set; an engine is given no calls before."""
     pid: int
     hostname: str
     python: str
@@ -232,6 +232,12 @@ class Refused(NamedTuple):
 
 
 class Resume(NamedTuple):
+    """Calls to ask about.
+
+    A client's first item for each engine is a mark (its seq is 2**62 or more), which is answered as unknown:
+    what the engine said before that answer does not count.
+    """
+
     client: bytes
     items: tuple[ResumeItem, ...]
     last: bool

@@ -76,6 +76,7 @@ class Session:
 @pytest.fixture
 def bare(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Session]:
     """An IPython session in which nothing has been imported."""
+    InteractiveShell.clear_instance()  # Another test may have left one.
     shell: Any = InteractiveShell.instance(colors="nocolor")
     yield Session(shell, capsys)
     if magics._active:
