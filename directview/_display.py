@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from directview._progress import in_ipython, progress_bar
-from directview._slots import Slots
+from directview._slots import Errors, Slots
 from directview.cells import OUTPUTS_OF_ERROR
 from directview.reply import ExecuteReply
 
@@ -193,7 +193,7 @@ class Displayed(Slots[T]):
         reply = self._value_of(index)
         if isinstance(reply, ExecuteReply):
             return reply.outputs
-        error = (self._errors or {}).get(index)
+        error = (self._errors or Errors()).get(index)
         return getattr(error, OUTPUTS_OF_ERROR, None) or []
 
     def _value_of(self, index: int) -> Any:
@@ -222,7 +222,7 @@ class Displayed(Slots[T]):
         return f"<div><code>{said}</code><table><tr>{head}</tr>{body}</table></div>"
 
     def _error_text(self, index: int) -> str:
-        error = (self._errors or {}).get(index)
+        error = (self._errors or Errors()).get(index)
         return "" if error is None else f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 
 

@@ -16,7 +16,7 @@ from directview._metadata import CallMetadata, Described
 from directview._waiting import CallOwner, SharedFuture
 from directview.errors import CompositeError, TaskAborted, TimeoutError
 
-__all__ = ["Keepsake", "Slots"]
+__all__ = ["Errors", "Keepsake", "Slots"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ def _unknown(engine: int, now: float) -> CallMetadata:
     return CallMetadata(engine if engine >= 0 else None, "", None, None, now, "error")
 
 
+class Errors(dict[int, Exception]):
+    """The errors of slots. A result that has been made again has those of the first."""
+
+    looked = False
+    """Somebody has seen them."""
+
+
 class Keepsake(NamedTuple):
     """What is kept of a result that has ended, to make one like it."""
 
@@ -60,7 +67,7 @@ class Keepsake(NamedTuple):
     created: float
     metadata: list[CallMetadata | None]
     values: list[Any]
-    errors: dict[int, Exception] | None
+    errors: Errors | None
     printed: dict[tuple[int, str], list[str]] | None
     cancelled: bool
     size: int
@@ -71,7 +78,7 @@ class Slots(Described, SharedFuture[T]):
     """One slot for each call; its result or error when the last is in."""
 
     _values: list[Any] | None = None
-    _errors: dict[int, Exception] | None = None
+    _errors: Errors | None = None
     _sent = False
     _item_ends: list[int] | None = None
     """Of a map: how many items there are up to the end of each slot."""
@@ -169,7 +176,7 @@ class Slots(Described, SharedFuture[T]):
             self._values[index] = value
             if error is not None:
                 if self._errors is None:
-                    self._errors = {}
+                    self._errors = Errors()
                 self._errors[index] = error
         self._missing -= 1
         return True
@@ -262,6 +269,8 @@ class Slots(Described, SharedFuture[T]):
 
     def _look(self) -> None:
         self._looked = True
+        if self._errors is not None:
+            self._errors.looked = True
         if self._sources is not None:
             for source, _ in self._sources:
                 source._look()
@@ -338,7 +347,7 @@ class Slots(Described, SharedFuture[T]):
         if not self._errors and not self.cancelled():
             return self._outcome()
         self._look()
-        errors, values = self._errors or {}, self._values or [_MISSING] * len(self._calls)
+        errors, values = self._errors or Errors(), self._values or [_MISSING] * len(self._calls)
         found: list[Any] = []
         for index, value in enumerate(values):
             if value is _MISSING:
@@ -383,6 +392,7 @@ class Slots(Described, SharedFuture[T]):
             KeyError: it has not been answered.
         """
         if self._errors and index in self._errors:
+            self._look()
             return self._errors[index]
         if self._values is not None and self._values[index] is not _MISSING:
             return self._values[index]

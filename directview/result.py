@@ -357,6 +357,8 @@ class AsyncResult(Displayed[T], Generic[T]):
         error = self.__dict__.get("_exception")  # absent when making it failed
         if error is None or self._looked or self._sources is not None or self.cancelled():
             return
+        if self._errors is not None and self._errors.looked:  # at another one like this
+            return
         logger.error(
             "%s on %s failed, and nobody looked at the result", self._name, self.targets, exc_info=error
         )

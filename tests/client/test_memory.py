@@ -139,6 +139,18 @@ def test_a_kept_failure_that_nobody_looked_at_is_still_told_of(caplog: pytest.Lo
     assert len(caplog.records) == 1
 
 
+def test_whoever_looked_at_it_again_has_looked_at_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "directview")
+    memory = Memory()
+    result = make(memory, 1)
+    result._deliver_error(0, meta(), RemoteError("ValueError", "v"))
+    memory.ended(result)
+    assert isinstance(Slots._again(OWNER, memory.kept()[0])._said(0), RemoteError)
+    del result
+    gc.collect()
+    assert caplog.records == []
+
+
 def test_a_result_made_again_is_like_the_first() -> None:
     memory = Memory()
     result = make(memory, 1, 2, join=sum, name="f", label="mine")
