@@ -20,7 +20,13 @@ def run(options: EngineOptions) -> int:
     """
     log = sys.stderr
     try:
-        reason = asyncio.run(EngineShell(options).run())
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            engine = loop.create_task(EngineShell(options).run())
+            engine.add_done_callback(lambda _: loop.stop())
+            while not engine.done():
+                loop.run_forever()  # Also after a call has stopped the loop that it found running.
+            reason = engine.result()
     except (DirectViewError, OSError, ValueError) as error:
         print(f"directview engine: {error}", file=log)
         return 1

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from directview import connection, operations
-from directview.engine import _output
+from directview.engine import _forked, _output
 from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
 from directview.engine._outbox import Outbox
@@ -98,7 +98,11 @@ class EngineShell:
         self._outbox.attach(self._session)
         try:
             await self._session.open(self._options.connect_timeout)
-            await self._ended.wait()
+            while not self._ended.is_set():
+                try:
+                    await self._ended.wait()
+                except asyncio.CancelledError:
+                    pass  # By a call that cancels whatever task it finds: the engine is not its to end.
             self._session.send(Goodbye(self._reason))
         finally:
             self._outbox.close()
@@ -111,9 +115,9 @@ class EngineShell:
         self._steps.install_task_factory(loop)
         self._interrupts.install()
         _output.capture(self._steps.owner, self._outbox.printed, self._outbox.flushed)
-        os.register_at_fork(after_in_child=self._outbox.forked)
         loop.add_signal_handler(signal.SIGTERM, self._end, "it received SIGTERM")
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _forked.ignore_interrupts()
+        _forked.watch(self._outbox.forked)
 
     def _hello(self, cluster: str, again: bool) -> Hello:
         options = self._options

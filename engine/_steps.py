@@ -33,6 +33,7 @@ from collections.abc import (
 from contextvars import ContextVar, Token
 from typing import Any, Final, Generic, TypeVar
 
+from directview.engine._forked import is_child, leave
 from directview.engine._interrupt import CallCancelled
 from directview.engine._namespace import PLAIN, Namespace, Overlay
 from directview.wire.objects import Packed
@@ -350,6 +351,8 @@ class _Place:
         _owner.reset(self._token)
         steps._namespace.leave(self.overlay, self._before)
         steps._here = self._outer
+        if is_child():
+            leave()
 
 
 class Steps(Armed):
