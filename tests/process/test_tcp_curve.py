@@ -263,8 +263,14 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("seconds", [2.5, pytest.param(60.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@pytest.mark.parametrize(
+    ("transport", "seconds"),
+    [
+        ("tcp", 2.5),
+        pytest.param("tcp", 60.0, marks=pytest.mark.slow),
+        pytest.param("ipc", 60.0, marks=pytest.mark.slow),
+    ],
+)
 def test_clients_that_come_and_go(
     rc: Client, transport: str, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
