@@ -60,6 +60,8 @@ class EngineShell:
         """In which all calls run, whatever woke the loop: operations find the namespace in it."""
         self._incarnation = 0
         self._working = False
+        self._heard = 0
+        """Messages so far."""
         self._held_since: float | None = None
         self._reason = ""
 
@@ -150,6 +152,7 @@ class EngineShell:
                     self._session.send(resume)
 
     def _arrived(self, message: Message, frames: Sequence[Any]) -> None:
+        self._heard += 1
         if isinstance(message, Stop):
             self._end(message.reason)
             return
@@ -179,9 +182,7 @@ class EngineShell:
         until = time.perf_counter() + _SLICE
         state = self._state
         while not self._ended.is_set():
-            link = self._session.link
-            if link is not None:
-                link.poll()
+            self._read_everything()
             while state.to_cancel:
                 self._runner.cancel(state.to_cancel.pop())
             if self._must_wait_for_takers():
@@ -195,6 +196,15 @@ class EngineShell:
                 self._loop.call_soon(self._turn)
                 break
         self._outbox.flush()
+
+    def _read_everything(self) -> None:
+        """Read all that has arrived: the abort of the next call may lie behind many other messages."""
+        heard = -1
+        while heard != self._heard:
+            heard = self._heard
+            link = self._session.link
+            if link is not None:
+                link.poll()
 
     def _must_wait_for_takers(self) -> bool:
         """A function blocks the loop, and with it the chunks of results before it: let those out first."""
