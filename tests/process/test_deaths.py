@@ -235,6 +235,65 @@ def test_what_an_engine_has_started_dies_with_it(crowd: Client, victim: int, how
     until(lambda: all([gone(child) for child in started]), f"the end of {started}")
 
 
+# --- pauses -------------------------------------------------------------------------------------------
+
+
+def pause(pid: int, seconds: float) -> None:
+    """Stop a process for a while: a machine that was put to sleep, a debugger, a host that swaps."""
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_a_paused_controller_loses_nobody(crowd: Client, victim: int) -> None:
+    """Longer than its own heartbeat's timeout; calls that end meanwhile are answered after it."""
+    assert crowd.cluster is not None
+    pids = crowd[:].apply_sync(os.getpid)
+    result = running(crowd[victim].apply_async(nap, 0.5))
+    pause(status(crowd.cluster)["controller"], 1.5 * HEARTBEAT_TIMEOUT)
+    assert result.get(DEADLINE) is None
+    assert crowd[:].apply_async(os.getpid).get(DEADLINE) == pids
+
+
+PAUSED_CLIENT = """\
+import sys, time
+from directview import Client, EngineError
+
+with Client(sys.argv[1]) as rc:
+    results = [rc[0].apply_async(time.sleep, 0.1), rc[1].apply_async(time.sleep, float(sys.argv[2]))]
+    results += [rc[1].apply_async(abs, -1)]
+    print("paused", flush=True)
+    for result in results:
+        error = result.exception(20)
+        assert error is None or isinstance(error, EngineError), error
+        print(error or "right")
+    assert rc[:].apply_async(abs, -1).get(20)[:2] == [1, 1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (1.5 * HEARTBEAT_TIMEOUT, ["right", "right", "right"]),
+        pytest.param(10.0, ["right", "may have run", "may have run"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_paused_client_comes_back(crowd: Client, seconds: float, said: list[str]) -> None:
+    """Each of its calls ends: in its result, or, when it was away for too long, in an error that says so."""
+    assert crowd.cluster is not None
+    program = subprocess.Popen(
+        [sys.executable, "-c", PAUSED_CLIENT, crowd.cluster.connection_file, str(seconds + 0.5)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "paused\n"
+    pause(program.pid, seconds)
+    lines = program.communicate(timeout=DEADLINE + seconds)[0].splitlines()
+    assert program.returncode == 0
+    assert all([expected in line for expected, line in zip(said, lines, strict=True)]), lines
+
+
 # --- the others ------------------------------------------------------------------------------------------
 
 
