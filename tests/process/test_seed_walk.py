@@ -40,7 +40,11 @@ def run(program: str, *arguments: str, options: tuple[str, ...] = (), complains:
     ran = subprocess.run(
         [sys.executable, *options, str(PROGRAMS / program), *arguments],
         capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=PROGRAMS,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "DASK_LOGGING__DISTRIBUTED": "critical",  # dask warns of each worker that leaves
+        },
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     # asyncio's debug mode remarks on slow steps
