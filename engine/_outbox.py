@@ -145,10 +145,10 @@ class Outbox:
     def _look_after(self) -> None:
         while True:
             self._wake.wait()
-            if self._closed:
-                return
-            time.sleep(_HOLD)
+            time.sleep(0.0 if self._closed else _HOLD)
             self._wake.clear()
+            if self._closed:  # Asked after the clearing, which may have undone the waking of `close`.
+                return
             with self.lock:
                 for key, record in self._printed.items():
                     if record.held:
