@@ -262,6 +262,8 @@ from directview import Client, EngineError
 with Client(sys.argv[1]) as rc:
     results = [rc[0].apply_async(time.sleep, 0.1), rc[1].apply_async(time.sleep, float(sys.argv[2]))]
     results += [rc[1].apply_async(abs, -1)]
+    for result in results:
+        result.wait_for_send(20)  # The engines have them.
     print("paused", flush=True)
     for result in results:
         error = result.exception(20)
