@@ -124,8 +124,6 @@ def _resume(
         engine = controller.registry.engines.get(item.engine)
         if engine is None or engine.uuid != item.uuid:
             gone.setdefault((item.engine, item.uuid), []).append(item.seq)
-        elif client.expired:
-            gone.setdefault((item.engine, b""), []).append(item.seq)
         elif engine.ready:
             asked.setdefault(item.engine, []).append(item)
     for id, items in asked.items():
@@ -136,14 +134,8 @@ def _resume(
     for (id, uuid), seqs in gone.items():
         if id < 0:
             raise ProtocolError("a question to no engine in particular")
-        reason = (
-            "it ended while the connection was lost; the call may have run"
-            if uuid
-            else "the client's connection was lost for longer than its calls are kept; the call may have run"
-        )
+        reason = "it ended while the connection was lost; the call may have run"
         controller.send_lost(client, id, reason, seqs, (), uuid=uuid)
-    if message.last:
-        client.expired = False
 
 
 def _ack(

@@ -72,8 +72,6 @@ class Client:
     watermark: int = 0
     deadline: float | None = None
     """When it is given up, while it has no route."""
-    expired: bool = False
-    """It came back after it had been given up: what it still waited for is lost."""
     engines: set[int] = field(default_factory=set)
     """Engines that have, or have had, something of it."""
 

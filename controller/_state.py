@@ -270,12 +270,8 @@ class Controller:
         engine.unasked = set(self._tell_clients(Engines((engine.info,), ())))
 
     def _greet_client(self, route: bytes, hello: Hello, now: float) -> bytes | None:
-        known = hello.uuid in self.registry.clients
         client, replaced = self.registry.join_client(hello, route)
         self._known_changed = True
-        if hello.resuming and not known:
-            # Given up before: nobody has kept its calls, and to send them again could run them twice.
-            client.expired = True
         for id in client.engines:
             engine = self.registry.engines.get(id)
             if engine is not None:

@@ -44,6 +44,7 @@ from directview._client_sending import Sending
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
+    FORGOTTEN,
     RESULT,
     UNKNOWN,
     Accept,
@@ -72,6 +73,7 @@ __all__ = [
     "Answered", "Call", "ClientState", "Ended", "EnginesChanged", "Event", "Gone", "Printed", "Sent", "Stage",
 ]  # fmt: skip
 
+_GIVEN_UP: Final = "the connection was lost for longer than its calls are kept; the call may have run"
 _FIRST_MARK: Final = 1 << 62
 """Marks of questions are numbers that no call has."""
 
@@ -302,6 +304,9 @@ class ClientState:
             elif item.status == UNKNOWN:
                 if call is not None:
                     self._unknown(call, engine)
+            elif item.status == FORGOTTEN:
+                if call is not None:
+                    self._gone(call, message.engine, _GIVEN_UP, started=True)
             elif call is None:
                 self._acks.owe(message.engine, item.seq, item.nbytes, now)
             else:

@@ -26,7 +26,7 @@ whatever was lost on the way.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -36,6 +36,7 @@ from directview.wire.messages import (
     ARGUMENT,
     BALANCED,
     CHUNK_BYTES,
+    FORGOTTEN,
     MAX_FRAMES,
     RESULT,
     UNKNOWN,
@@ -66,6 +67,8 @@ _BATCH: Final = 4096
 _OVERHEAD: Final = 64
 """Bytes that a result takes in a header beside its body, at most."""
 _CHOSEN: Final = (BALANCED,)
+_MOST_FORGOTTEN: Final = 65_536
+"""Clients that are gone and of which an engine still knows how far it had come with their calls."""
 
 Outbound = tuple[Message, Sequence[Any]]
 
@@ -78,6 +81,9 @@ class Stage(enum.Enum):
     RUNNING = enum.auto()
     SUSPENDED = enum.auto()
     DONE = enum.auto()
+
+
+_NOT_BEGUN: Final = (Stage.ARRIVING, Stage.QUEUED)
 
 
 class Call:
@@ -111,9 +117,11 @@ class Call:
 class _Client:
     """What is here of one client."""
 
-    __slots__ = ("calls", "large", "line", "retained", "watermark")
+    __slots__ = ("begun", "calls", "large", "line", "retained", "watermark")
 
-    def __init__(self) -> None:
+    def __init__(self, begun: int) -> None:
+        self.begun = begun
+        """Calls below this number may have run before this engine was told to forget the client."""
         self.calls: dict[int, Call] = {}
         """All that is known, by seq."""
         self.line: deque[Call] = deque()
@@ -144,6 +152,9 @@ class EngineState:
         self._pace = pace
         self._connected = True
         self._clients: dict[bytes, _Client] = {}
+        self._forgotten: OrderedDict[bytes, int] = OrderedDict()
+        """How far it had come with the calls of clients that it was told to forget: they may come back, to a
+        controller that doesn't know that they were given up, and what has begun must not begin again."""
         self._queue: deque[Call] = deque()
         self._answers: list[Outbound] = []
         self._results: dict[Call, None] = {}
@@ -187,7 +198,7 @@ class EngineState:
         uuid = message.client
         client = self._clients.get(uuid)
         if client is None:
-            client = self._clients[uuid] = _Client()
+            client = self._clients[uuid] = _Client(self._forgotten.pop(uuid, 0))
         self._advance(client, message.watermark)
         position = 0
         for item in message.calls:
@@ -198,8 +209,8 @@ class EngineState:
             known = client.calls.get(item.seq)
             if known is not None:
                 self._again(known)
-            elif item.seq < client.watermark:
-                self._say_unknown(uuid, (item.seq,))
+            elif item.seq < client.watermark or item.seq < client.begun:
+                self._say_absent(uuid, (item.seq,), client.begun)
             elif self.id in item.targets or item.targets == _CHOSEN:
                 self._arrived(client, Call(uuid, item.seq, item.name), item, part)
 
@@ -230,9 +241,9 @@ class EngineState:
         elif call.stage is not Stage.ARRIVING:
             self._fresh.append(call)
 
-    def _say_unknown(self, client: bytes, seqs: Sequence[int]) -> None:
+    def _say_absent(self, client: bytes, seqs: Sequence[int], begun: int) -> None:
         """No such call is here. The controller counts it no longer, the client knows what to make of it."""
-        items = [ResultItem(seq, UNKNOWN, 0.0, 0.0, 0, 0, b"") for seq in seqs]
+        items = [ResultItem(seq, FORGOTTEN if seq < begun else UNKNOWN, 0.0, 0.0, 0, 0, b"") for seq in seqs]
         self._answers.append((Result(client, self.id, tuple(items)), ()))
 
     def _chunk(self, message: Chunk, frames: Sequence[Any]) -> None:
@@ -310,7 +321,7 @@ class EngineState:
                 call = client.calls.get(seq)
                 if call is None:
                     continue
-                if call.stage in (Stage.ARRIVING, Stage.QUEUED):
+                if call.stage in _NOT_BEGUN:
                     self.finished(call, ABORTED, 0.0, 0.0, None)
                 elif call.stage is Stage.SUSPENDED and call not in self.to_cancel:
                     self.to_cancel.append(call)
@@ -318,23 +329,29 @@ class EngineState:
     def _asked(self, message: Resume) -> None:
         """A client asks about all its calls, perhaps in several messages; each one is answered."""
         client = self._clients.get(message.client)
+        begun = self._forgotten.get(message.client, 0)
         if client is not None:
+            begun = client.begun
             self._forget_line(client)
-        unknown = []
+        absent = []
         for item in message.items:
             call = client.calls.get(item.seq) if client is not None else None
             if call is None:
-                unknown.append(item.seq)
+                absent.append(item.seq)
             else:
                 self._again(call)
-        if unknown:
-            self._say_unknown(message.client, unknown)
+        if absent:
+            self._say_absent(message.client, absent, begun)
 
     def _forget(self, uuid: bytes) -> None:
         client = self._clients.pop(uuid, None)
         if client is None:
             return
         self._granting.pop(uuid, None)
+        begun = [call.seq for call in client.calls.values() if call.stage not in _NOT_BEGUN]
+        self._forgotten[uuid] = max(client.begun, client.watermark, max(begun, default=-1) + 1)
+        if len(self._forgotten) > _MOST_FORGOTTEN:
+            self._forgotten.popitem(last=False)
         for call in client.calls.values():
             if call.stage in (Stage.ARRIVING, Stage.QUEUED, Stage.DONE):
                 call.stage = Stage.DONE
@@ -377,7 +394,7 @@ class EngineState:
         self._advance_line(client)
         if call.seq < client.watermark:
             del client.calls[call.seq]
-            self._say_unknown(call.client, (call.seq,))
+            self._say_absent(call.client, (call.seq,), 0)
             return
         if parcel is None:
             item = ResultItem(call.seq, status, started, completed, 0, 0, b"")

@@ -54,7 +54,7 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
     )
     results = _tuples(
         _build(
-            messages.ResultItem, _counts, st.integers(messages.OK, messages.UNKNOWN), _times, _times,
+            messages.ResultItem, _counts, st.integers(messages.OK, messages.FORGOTTEN), _times, _times,
             _counts, _frames, _bodies,
         )
     )  # fmt: skip

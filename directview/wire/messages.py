@@ -138,7 +138,9 @@ OK: Final = 0
 FAILED: Final = 1
 ABORTED: Final = 2
 UNKNOWN: Final = 3
-"""`ResultItem.status`: returned, raised, cancelled; or (after a resume) the engine knows no such call."""
+FORGOTTEN: Final = 4
+"""`ResultItem.status`: returned, raised, cancelled; or, when asked about: never begun here; or begun perhaps,
+and its client has been forgotten since."""
 
 BALANCED: Final = -1
 """A target: whichever engine the controller chooses."""
@@ -479,7 +481,7 @@ def _results(value: Any) -> tuple[ResultItem, ...]:
             or type(nframes) is not int
             or type(body) is not bytes
             or not 0 <= seq <= MAX_COUNT
-            or not OK <= status <= UNKNOWN
+            or not OK <= status <= FORGOTTEN
             or not 0.0 <= started < 1e18
             or not 0.0 <= completed < 1e18
             or not 0 <= nbytes <= MAX_COUNT

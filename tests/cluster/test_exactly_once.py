@@ -252,7 +252,7 @@ def test_no_call_is_lost_to_cuts_crashes_and_pauses_that_are_not_too_long(seed: 
     assert set(check_calls(cluster)) <= {"result", "error"}
 
 
-@pytest.mark.parametrize("seed", range(16 * TIMES))
+@pytest.mark.parametrize("seed", range(40 * TIMES))
 def test_every_call_ends_once_whatever_fails(seed: int) -> None:
     """The same as the stateful test with more calls in flight: bursts, to all engines, while all breaks."""
     random = Random(seed)

@@ -16,6 +16,7 @@ from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
     BALANCED,
+    FORGOTTEN,
     OK,
     RESULT,
     UNKNOWN,
@@ -339,6 +340,26 @@ def test_a_forgotten_client_leaves_nothing_but_what_runs() -> None:
     assert said(state) == []
     assert state.resume() == [Resume(b"", (), True)]
     state.receive(Forget(A), ())
+
+
+def test_what_a_forgotten_client_had_begun_never_begins_again() -> None:
+    """It may come back to a controller that does not know that it was given up."""
+    state = engine()
+    state.receive(submit(1, 2, 3), ())
+    state.finished(started(state), OK, 1.0, 2.0, None)
+    started(state)
+    state.receive(Forget(A), ())
+    said(state)
+    state.receive(question(1, 2, 3, 4, 1 << 62), ())
+    assert ends(said(state)) == [
+        (1, FORGOTTEN), (2, FORGOTTEN), (3, UNKNOWN), (4, UNKNOWN), (1 << 62, UNKNOWN),
+    ]  # fmt: skip
+    state.receive(submit(2, 3), ())
+    assert ends(said(state)) == [(2, FORGOTTEN)]
+    assert started(state).seq == 3
+    state.receive(Forget(A), ())
+    state.receive(question(1, 2, 3, 4), ())
+    assert [status for _, status in ends(said(state))] == [FORGOTTEN, FORGOTTEN, FORGOTTEN, UNKNOWN]
 
 
 # --- questions, and lost connections ----------------------------------------------------------------------
