@@ -3,7 +3,8 @@
 Such a process inherits the engine's signal handlers, and with them the socket by which a signal wakes the
 engine's event loop: a SIGTERM for a pool's worker would end the engine. And a child that returns from the
 function that forked it would go on as a second engine, on the first one's connection. So a child gets plain
-signal handling, and ends where it would go on as an engine.
+signal handling, and ends where it would go on as an engine. Until it has it, signals wait: one that came right
+after the fork would still find the engine's handlers, which tell the engine and not the child.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -35,6 +37,13 @@ def watch(forked: Callable[[], None]) -> None:
         forked: called in the child as well.
     """
     ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, INTERRUPT_SIGNAL)}
+    masks = threading.local()
+
+    def hold_signals() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+
+    def release_signals() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
 
     def in_child() -> None:
         global _child
@@ -44,8 +53,9 @@ def watch(forked: Callable[[], None]) -> None:
             if signal.getsignal(number) == handler:
                 signal.signal(number, signal.SIG_DFL)
         forked()
+        release_signals()
 
-    os.register_at_fork(after_in_child=in_child)
+    os.register_at_fork(before=hold_signals, after_in_parent=release_signals, after_in_child=in_child)
 
 
 def ignore_interrupts() -> None:

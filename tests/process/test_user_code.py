@@ -65,6 +65,23 @@ def executor() -> list[int]:
         return list(pool.map(abs, [-1, -2]))
 
 
+def fork_and_terminate(times: int) -> set[int]:
+    ends = set()
+    for _ in range(times):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        os.kill(pid, signal.SIGTERM)
+        ends.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return ends
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_a_forked_child_ends_by_a_signal_that_comes_at_once(rc: Client) -> None:
+    """It would be lost on the engine's handlers, or end the engine."""
+    assert rc[0].apply_async(fork_and_terminate, 100).get(DEADLINE) == {-signal.SIGTERM}
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork")
 @pytest.mark.parametrize("pool", [fork_pool, spawn_pool, executor], ids=lambda f: f.__name__)
 def test_process_pools(rc: Client, pool: Callable[[], list[int]]) -> None:
