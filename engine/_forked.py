@@ -3,8 +3,8 @@
 Such a process inherits the engine's signal handlers, and with them the socket by which a signal wakes the
 engine's event loop: a SIGTERM for a pool's worker would end the engine. And a child that returns from the
 function that forked it would go on as a second engine, on the first one's connection. So a child gets plain
-signal handling, and ends where it would go on as an engine. Until it has it, signals wait: one that came right
-after the fork would still find the engine's handlers, which tell the engine and not the child.
+signal handling, and ends where it would go on as an engine. Until it has it, signals wait: one that came
+right after the fork would still find the engine's handlers, which tell the engine and not the child.
 """
 
 from __future__ import annotations
