@@ -9,6 +9,7 @@ numpy, pandas and pyarrow are recognised when the program has imported them, and
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -330,6 +331,18 @@ def _join_stdlib_arrays(parts: list[array[Any]], dist: Dist) -> Any:
     return whole
 
 
+def _whole(first: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialised array like `first`, in memory that was used before if there is some."""
+    numpy: Any = sys.modules["numpy"]
+    from directview.wire import memory  # It needs numpy, which is here by now.
+
+    plain = type(first) is numpy.ndarray and dtype.kind in "biufcmM" and first.flags.c_contiguous
+    nbytes = dtype.itemsize * math.prod(shape)
+    if not plain or nbytes < memory.SMALLEST:
+        return numpy.empty_like(first, shape=shape, dtype=dtype)
+    return memory.take(nbytes).view(dtype).reshape(shape)
+
+
 def _join_ndarrays(parts: list[Any], dist: Dist) -> Any:
     """One allocation, filled in place; subclasses as numpy keeps them, dtypes promoted if they differ."""
     numpy: Any = sys.modules["numpy"]
@@ -347,7 +360,7 @@ def _join_ndarrays(parts: list[Any], dist: Dist) -> Any:
             whole.fill_value = first.fill_value
         return whole if dist == "b" else whole[_turns(lengths)]
     dtype = first.dtype if all(part.dtype == first.dtype for part in parts) else numpy.result_type(*parts)
-    whole = numpy.empty_like(first, shape=(sum(lengths), *first.shape[1:]), dtype=dtype)
+    whole = _whole(first, (sum(lengths), *first.shape[1:]), dtype)
     if dist == "r" and _is_dealt(lengths):
         for i, part in enumerate(parts):
             whole[i :: len(parts)] = part

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgpack
 import numpy as np
 
+from directview.wire import memory
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, ProtocolError
 
 __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
@@ -166,7 +167,7 @@ class Unpacked:
         while rest:
             index, size = self._to_fill[self._current]
             if self._filled == 0:
-                self._parts[index] = np.empty(size, np.uint8)
+                self._parts[index] = memory.take(size)
             piece = rest[: size - self._filled]
             memoryview(self._parts[index])[self._filled : self._filled + len(piece)] = piece
             self._filled += len(piece)
@@ -195,9 +196,9 @@ def _writable(buffer: Any) -> Any:
     """Ordinary writable memory with the bytes of `buffer`; frames arrive read-only and unaligned."""
     if isinstance(buffer, np.ndarray):
         return buffer
-    memory = np.empty(len(buffer), np.uint8)
-    memory[:] = np.frombuffer(buffer, np.uint8)
-    return memory
+    copy = np.empty(len(buffer), np.uint8)
+    copy[:] = np.frombuffer(buffer, np.uint8)
+    return copy
 
 
 def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:

@@ -184,7 +184,7 @@ def test_a_call_is_checked_field_by_field(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"status": 4}, {"started": -1.0}, {"started": 1}, {"completed": float("inf")}, {"body": None}],
+    [{"status": 5}, {"started": -1.0}, {"started": 1}, {"completed": float("inf")}, {"body": None}],
     ids=str,
 )
 def test_a_result_is_checked_field_by_field(changes: dict[str, Any]) -> None:
