@@ -139,15 +139,20 @@ class ClientState:
         self._new.append(call)
 
     def abort(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """End these calls, (seq, engine id) each: those that were not sent end here."""
+        """End these calls, (seq, engine id) each: those that were not sent, or have ended there, end here."""
         self._admit_new()
         by_engine: dict[int, list[int]] = {}
         for seq, id in pairs:
             call = self.calls.get(seq)
             if call is None or id not in call.pending:
                 continue
+            receiving = self._engines[id].receiving.get(seq) if id in self._engines else None
             if call.pending[id] is Stage.HELD:
                 self._aborted(call, id)
+            elif receiving is not None:
+                # It has ended, and the rest of its result is wanted no more.
+                self._aborted(call, id)
+                self._acks.owe(id, seq, receiving.item.nbytes + receiving.parcel.size, self._now)
             else:
                 call.aborting |= {id}
                 by_engine.setdefault(id, []).append(seq)
@@ -155,7 +160,7 @@ class ClientState:
             self._say(message)
 
     def _aborted(self, call: Call, id: int) -> None:
-        """It ends here: it is certain that the engine doesn't have it."""
+        """It ends here: the engine doesn't have it, or is done with it."""
         self._end(call, id)
         item = ResultItem(call.seq, ABORTED, 0.0, 0.0, 0, 0, b"")
         self._events.append(Ended(call, id, item, None))

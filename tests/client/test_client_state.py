@@ -276,6 +276,21 @@ def test_a_large_result_ends_the_call_when_it_is_whole() -> None:
     assert len(event.parcel.objects()[0].buffers[0]) == 25
 
 
+def test_a_large_result_of_an_aborted_call_is_not_received_to_its_end() -> None:
+    state = client(0)
+    call(state, 0)
+    said(state)
+    hear(state, Result(ME, 0, (result(1, size=5_000_000),)))
+    said(state)
+    state.abort([(1, 0)])
+    (event,) = state.events()
+    assert isinstance(event, Ended)
+    assert (event.item.status, event.parcel) == (ABORTED, None)
+    assert said(state) == [Ack(ME, 2, ((0, ()),))]
+    assert hear(state, Chunk(ME, 1, (0,), RESULT, 0), [bytes(10)]) == []
+    assert state.calls == {}
+
+
 def test_two_large_results_of_an_engine_are_received_at_a_time() -> None:
     state = client(0)
     for _ in range(3):
