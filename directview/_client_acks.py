@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from directview._client_batches import Outbound
 from directview.wire.messages import Ack
 
 __all__ = ["Acknowledgements"]
@@ -77,7 +78,7 @@ class Acknowledgements:
         """Whether the watermark has reached what engines wait to be told."""
         return bool(self._settling) and self._settling[0][0] <= watermark
 
-    def say(self, watermark: int) -> Iterator[Ack]:
+    def say(self, watermark: int) -> Iterator[Outbound]:
         """All that is owed, in messages of bounded size. It counts as said.
 
         Results below the watermark need no words, but their engine does.
@@ -97,7 +98,7 @@ class Acknowledgements:
                 parts.append((id, part))
                 size += 1 + len(part)
                 if size >= _BATCH:
-                    yield Ack(self._uuid, watermark, tuple(parts))
+                    yield Ack(self._uuid, watermark, tuple(parts)), ()
                     parts, size = [], 0
         if parts:
-            yield Ack(self._uuid, watermark, tuple(parts))
+            yield Ack(self._uuid, watermark, tuple(parts)), ()

@@ -428,16 +428,9 @@ class ClientState:
                     )  # fmt: skip
 
     def _gone(
-        self,
-        call: Call,
-        id: int,
-        reason: str,
-        *,
-        started: bool,
-        uuid: bytes = b"",
-        exit_code: int | None = None,
-        running: str = "",
-    ) -> None:
+        self, call: Call, id: int, reason: str, *,
+        started: bool, uuid: bytes = b"", exit_code: int | None = None, running: str = "",
+    ) -> None:  # fmt: skip
         self._end(call, id)
         self._events.append(Gone(call, id, uuid, exit_code, reason, started, running))
 
@@ -537,11 +530,11 @@ class ClientState:
             return []
         out, self._out = self._out, []
         if self._acks.urgent:
-            out.extend(self._owed())
+            out.extend(self._acks.say(self.watermark))
         if self._freed:
             out.extend(self._submits())
         if self._acks.to_settle(self.watermark):
-            out.extend(self._owed())
+            out.extend(self._acks.say(self.watermark))
         if self._granting:
             out.extend(self._grants())
         if self._sending:
@@ -584,10 +577,6 @@ class ClientState:
         if ready:
             yield from submits(self.uuid, watermark, [ready[seq] for seq in sorted(ready)])
 
-    def _owed(self) -> Iterator[Outbound]:
-        for ack in self._acks.say(self.watermark):
-            yield ack, ()
-
     def _grants(self) -> Iterator[Outbound]:
         granting, self._granting = self._granting, {}
         for id in granting:
@@ -605,6 +594,6 @@ class ClientState:
         if self._acks.deadline is not None and now >= self._acks.deadline:
             self._acks.deadline = None
             if self._connected:
-                self._out.extend(self._owed())
+                self._out.extend(self._acks.say(self.watermark))
         if self._connected:
             self._out.extend(self._sending.overdue(now))
