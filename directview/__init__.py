@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from directview.functions import ParallelFunction, RemoteFunction, parallel, remote
     from directview.reply import ExecuteReply
     from directview.result import AsyncMapResult, AsyncResult
+    from directview.streams import Stream
     from directview.view import BroadcastView, DirectView, EngineView, Many, One
 
 _HOMES = {
@@ -86,6 +87,7 @@ _HOMES = {
     "RemoteError": "directview.errors",
     "RemoteFunction": "directview.functions",
     "SerializationError": "directview.errors",
+    "Stream": "directview.streams",
     "TaskAborted": "directview.errors",
     "TaskTimeout": "directview.errors",
     "TimeoutError": "directview.errors",
@@ -138,6 +140,7 @@ __all__ = [
     "RemoteError",
     "RemoteFunction",
     "SerializationError",
+    "Stream",
     "TaskAborted",
     "TaskTimeout",
     "TimeoutError",

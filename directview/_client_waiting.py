@@ -41,6 +41,11 @@ class Waits:
         if not self._binding.closed:
             self._binding.core().cancel(calls)
 
+    def cancel_calls_soon(self, calls: Sequence[tuple[int, int]]) -> None:
+        """`cancel_calls` for finalizers, which run at any moment and on any thread."""
+        if not self._binding.closed:
+            self._binding.core().cancel_soon(calls)
+
     @property
     def client_uuid(self) -> str:
         """This client's uuid, in hex."""

@@ -214,7 +214,14 @@ class Core:
         numbered = zip(requests, self._seqs, strict=False)
         return tuple([(seq, id) for (targets, _), seq in numbered for id in targets])
 
-    def submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
+    def submit(
+        self,
+        requests: Sequence[Request],
+        slots: Slots,
+        name: str,
+        result: AsyncResult[Any],
+        time_limit: float | None = None,
+    ) -> None:
         """Send calls that have been numbered. Under `lock`.
 
         Args:
@@ -222,9 +229,13 @@ class Core:
             slots: their numbers.
             name: what errors call them.
             result: where their answers go, slot by slot.
+            time_limit: seconds from now after which they are to have ended.
         """
         self.memory.made(slots, result)
         self._inbox.append((requests, slots, name, result))
+        if time_limit is not None:
+            until = time.monotonic() + time_limit
+            self._inbox.append(lambda: self._limit(result, time_limit, until))
         self._wake()
 
     def _submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
@@ -235,6 +246,20 @@ class Core:
                 places = {id: first + index for index, id in enumerate(targets)}
             self._state.submit(Call(slots[first][0], name, targets, parcel, (result, first, places)))
             first += len(targets)
+
+    def _limit(self, result: AsyncResult[Any], seconds: float, until: float) -> None:
+        """Have `result` end at a time, unless it has by then."""
+        if result._missing:
+            result._timer = self.loop.call_later(
+                max(0.0, until - time.monotonic()), result._out_of_time, seconds
+            )
+
+    def _settled(self, result: AsyncResult[Any]) -> None:
+        """Its last slot has been answered."""
+        if result._timer is not None:
+            result._timer.cancel()
+            result._timer = None
+        self.memory.ended(result)
 
     def check_controller(self) -> None:
         """Raise ControllerLost if there is no controller any more."""
@@ -260,6 +285,14 @@ class Core:
     def cancel(self, pairs: Sequence[tuple[int, int]]) -> None:
         """End these calls, (seq, engine id) each."""
         self.post(lambda: self._state.abort(pairs))
+
+    def cancel_soon(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """`cancel` for finalizers: they may run while this very thread holds the lock, so it takes none.
+
+        Raises:
+            RuntimeError: the loop was closed.
+        """
+        self.loop.call_soon_threadsafe(self.cancel, pairs)
 
     def query(self, what: str, params: dict[str, Any]) -> concurrent.futures.Future[Any]:
         """Ask the controller; the future fails with ValueError if it says that the question is wrong."""
@@ -370,7 +403,7 @@ class Core:
         else:
             result._deliver_error(index, metadata, self._remote_error(event))
         if not result._missing:
-            self.memory.ended(result)
+            self._settled(result)
 
     def _remote_error(self, event: Ended) -> Exception:
         if event.parcel is None:
@@ -418,7 +451,7 @@ class Core:
         metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), "error")
         result._deliver_error(index, metadata, error)
         if not result._missing:
-            self.memory.ended(result)
+            self._settled(result)
 
     # --- engines --------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ one settles the result. What users ask of it is in `directview.result`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from directview._metadata import CallMetadata, Described
 from directview._waiting import CallOwner, SharedFuture
-from directview.errors import CompositeError, TaskAborted, TimeoutError
+from directview.errors import CompositeError, RemoteError, TaskAborted, TaskTimeout, TimeoutError
 
 __all__ = ["Errors", "Keepsake", "Slots"]
 
@@ -69,7 +70,7 @@ class Keepsake(NamedTuple):
     values: list[Any]
     errors: Errors | None
     printed: dict[tuple[int, str], list[str]] | None
-    cancelled: bool
+    cut_short: TaskAborted | TaskTimeout | None
     size: int
     """Bytes of the answers."""
 
@@ -88,6 +89,10 @@ class Slots(Described, SharedFuture[T]):
     """Slots of other results that are answered when slots of this one are: made by split and join."""
     _sources: Sequence[tuple[Slots[Any], int]] | None = None
     _listeners: tuple[Listener, ...] = ()
+    _timer: asyncio.TimerHandle | None = None
+    """Of its time limit, on the client's loop."""
+    _remembered = True
+    """Whether the client keeps it among its calls and results. Batches of a stream's items are not."""
 
     def __init__(
         self,
@@ -210,18 +215,39 @@ class Slots(Described, SharedFuture[T]):
             return self._calls
         return [call for call, known in zip(self._calls, self._metadata, strict=True) if known is None]
 
+    # --- ended here, whatever the engines say ---
+
+    def _cut_short(self) -> TaskAborted | TaskTimeout | None:
+        """Why it ended without the engines' answers: it was cancelled, or its time was up."""
+        error = self._exception
+        if isinstance(error, TaskAborted | TaskTimeout) and not isinstance(error, RemoteError):
+            return error
+        return None
+
+    def _out_of_time(self, seconds: float) -> None:
+        """Its time limit is up: who waits is told now, and the engines are to end it."""
+        outstanding = self._outstanding()
+        engines = ", ".join([str(engine) for _, engine in outstanding if engine >= 0])
+        where = f" on engine{'s' if len(outstanding) > 1 else ''} {engines}" if engines else ""
+        error = TaskTimeout(f"{self._name}{where} was ended at its time limit of {seconds:g} s")
+        if self._settle(None, error):
+            self._owner.cancel_calls(outstanding)
+            for index in range(len(self._calls)):
+                if self._metadata is None or self._metadata[index] is None:
+                    self._echo(index, _MISSING, None)
+
     # --- kept, and made again ---
 
     def _keepsake(self) -> Keepsake:
         """What is needed to make it again; it has been answered in full."""
-        cancelled = self._exception is not None and self.cancelled()
+        cut_short = None if self._exception is None else self._cut_short()
         # Every call that ends comes by here: this takes half as long as calling Keepsake.
         return tuple.__new__(
             Keepsake,
             (
                 type(self), self._calls, self._join, self._name, self._single, self._targets, self._label,
                 self._item_ends, self._created, self._metadata, self._values, self._errors, self._printed,
-                cancelled, self._size,
+                cut_short, self._size,
             ),
         )  # fmt: skip
 
@@ -239,8 +265,8 @@ class Slots(Described, SharedFuture[T]):
         result._metadata, result._values, result._errors = kept.metadata, kept.values, kept.errors
         result._missing = 0
         result._looked = True  # or else somebody would have been told
-        if kept.cancelled:
-            result._settle(None, TaskAborted())
+        if kept.cut_short is not None:
+            result._settle(None, kept.cut_short)
         else:
             result._finish()
         return result
@@ -277,11 +303,13 @@ class Slots(Described, SharedFuture[T]):
 
     def _is_in(self, index: int) -> bool:
         """Whether all is known about a slot; of one that is being filled, not yet."""
+        if isinstance(self._cut_short(), TaskTimeout):
+            return True
         if self._metadata is None or self._metadata[index] is None:
             return False
         assert self._values is not None
         known = self._values[index] is not _MISSING or (self._errors is not None and index in self._errors)
-        return known or self.cancelled()
+        return known or self._cut_short() is not None
 
     def _echo(self, index: int, value: Any, error: Exception | None) -> None:
         with self._condition:
@@ -292,10 +320,10 @@ class Slots(Described, SharedFuture[T]):
                 self._echo_one(echo, value, error)
 
     def _echo_one(self, echo: _Echo, value: Any, error: Exception | None) -> None:
-        assert self._metadata is not None
-        if error is None and value is _MISSING:
-            error = TaskAborted()
-        echo.result._answer(echo.there, self._metadata[echo.here], value, error)
+        metadata = None if self._metadata is None else self._metadata[echo.here]
+        if value is _MISSING and (error is None or isinstance(error, TaskAborted)):
+            error = self._cut_short() or error or TaskAborted()
+        echo.result._answer(echo.there, metadata, value, error)
 
     # --- what it prints ---
 
@@ -344,7 +372,7 @@ class Slots(Described, SharedFuture[T]):
         return self._missing == 0
 
     def _with_exceptions(self) -> Any:
-        if not self._errors and not self.cancelled():
+        if not self._errors and self._cut_short() is None:
             return self._outcome()
         self._look()
         errors, values = self._errors or Errors(), self._values or [_MISSING] * len(self._calls)
@@ -397,7 +425,7 @@ class Slots(Described, SharedFuture[T]):
         if self._values is not None and self._values[index] is not _MISSING:
             return self._values[index]
         if self._missing == 0:
-            return TaskAborted()
+            return self._cut_short() or TaskAborted()
         raise KeyError(f"call {self._of_slot(index, 'msg_id')} has not ended")
 
     def _has_slot(self, index: int) -> bool:

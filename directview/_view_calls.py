@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overlo
 from directview import cells, functions, operations, partition
 from directview._view_targets import K, Many, One, Targeted, Targets, name_of
 from directview.result import AsyncMapResult, AsyncResult
+from directview.streams import Stream, serving
 from directview.wire.objects import dump_function
 from directview.wire.parcels import Parcel
 
@@ -92,6 +93,47 @@ class Calls(Targeted[K]):
     def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """`apply` that waits and returns the result, or the list of results. Raises what `apply` raises."""
         return self._wait_for(lambda: self._call(f, args, kwargs), "apply")
+
+    @overload
+    def stream(
+        self: Calls[One], f: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: Calls[Many], f: Callable[P, AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[tuple[int, T]]: ...
+    @overload
+    def stream(
+        self: Calls[One], f: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: Calls[Many], f: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[tuple[int, T]]: ...
+    def stream(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Stream[Any]:
+        """Run a generator on each engine, and iterate here over what it yields, as it yields it.
+
+        ::
+
+            async for item in rc[0].stream(numbers, 10):
+                ...
+
+        ``for`` works as well where blocking is possible. The generator goes no further than about two batches
+        of items ahead of the loop; leaving the loop ends it.
+
+        Args:
+            f: a generator function, an async one, or any function that returns an iterator.
+            args: its arguments.
+            kwargs: its keyword arguments, whatever their names.
+
+        Returns:
+            A `Stream`: of items for one engine (an int target), of (engine_id, item) for several.
+
+        Raises:
+            SerializationError: an argument can't travel; the text says which.
+        """
+        name = name_of(f)
+        return Stream(self.client, self._call(serving(f), args, kwargs, name=name), name)
 
     # --- running code -----------------------------------------------------------------------------------
 

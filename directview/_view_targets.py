@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, SupportsFloat, TypeAlias, TypeVar
 
 from directview._memory import CALLS
 from directview.result import AsyncMapResult, AsyncResult
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from directview._core import Request
     from directview.client import Client
 
-__all__ = ["K", "Many", "One", "Targeted", "Targets", "name_of"]
+__all__ = ["K", "Many", "One", "Targeted", "Targets", "checked_limit", "name_of"]
+
+_FLAGS: Final = ("targets", "block", "track", "label", "time_limit")
 
 Targets: TypeAlias = int | slice | Sequence[int] | Literal["all"]
 """One engine by id (negative: from the end), or several: a list of ids, a slice of them, or all."""
@@ -45,12 +48,14 @@ class Targeted(Generic[K]):
         block: bool | None = None,
         track: bool = False,
         label: str | None = None,
+        time_limit: float | None = None,
     ) -> None:
         self.client = client
         self._targets: int | Sequence[int] | Literal["all"] = targets
         self._block = block
         self.track = track
         self.label = label
+        self.time_limit = time_limit
         self._made: deque[Sequence[tuple[int, int]]] = deque(maxlen=CALLS)
         """The calls that were made through it."""
 
@@ -77,18 +82,33 @@ class Targeted(Generic[K]):
     def block(self, block: bool | None) -> None:
         self._block = block
 
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that a call may take, from its submission to its end; None: any number.
+
+        At the limit the call is ended, as by `AsyncResult.cancel`, and who waits for it gets `TaskTimeout`.
+        """
+        return self._time_limit
+
+    @time_limit.setter
+    def time_limit(self, seconds: float | None) -> None:
+        self._time_limit = checked_limit(seconds)
+
     def set_flags(self, **flags: Any) -> None:
-        """Assign several of `targets`, `block`, `track`, `label`."""
+        """Assign several of `targets`, `block`, `track`, `label`, `time_limit`."""
         for name in flags:
-            if name not in ("targets", "block", "track", "label"):
-                raise TypeError(f"a view has no flag {name!r}: targets, block, track, label")
+            if name not in _FLAGS:
+                raise TypeError(f"a view has no flag {name!r}: {', '.join(_FLAGS)}")
         for name, value in flags.items():
             setattr(self, name, value)
 
     @contextmanager
     def temp_flags(self, **flags: Any) -> Iterator[None]:
         """`set_flags` for the time of a ``with`` block. Not for concurrent tasks: see `options`."""
-        before = {"_targets": self._targets, "_block": self._block, "track": self.track, "label": self.label}
+        before = {
+            "_targets": self._targets, "_block": self._block, "track": self.track, "label": self.label,
+            "_time_limit": self._time_limit,
+        }  # fmt: skip
         try:
             self.set_flags(**flags)
             yield
@@ -136,14 +156,18 @@ class Targeted(Generic[K]):
         targets: Targets | None = None,
         join: Callable[[list[Any]], Any] | None = None,
     ) -> AsyncResult[Any]:
-        result = self.client._submit(requests, name, self.label, single=self._is_one(targets), join=join)
+        result = self.client._submit(
+            requests, name, self.label, single=self._is_one(targets), join=join, time_limit=self.time_limit
+        )
         self._made.append(result._calls)
         return result
 
     def _submit_map(
         self, requests: Sequence[Request], sizes: Sequence[int], name: str
     ) -> AsyncMapResult[Any]:
-        result = self.client._submit_map(requests, sizes, name, self.label, single=self._is_one(None))
+        result = self.client._submit_map(
+            requests, sizes, name, self.label, single=self._is_one(None), time_limit=self.time_limit
+        )
         self._made.append(result._calls)
         return result
 
@@ -174,6 +198,23 @@ class Targeted(Generic[K]):
         result = submit()
         result.get()
         return result
+
+
+def checked_limit(seconds: Any) -> float | None:
+    """A time limit as a user gives it; None where there is none.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not above 0.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, SupportsFloat):
+        raise TypeError(f"time_limit: expected a number of seconds, or None, got {seconds!r:.60}")
+    limit = float(seconds)
+    if not limit > 0:
+        raise ValueError(f"time_limit: expected seconds above 0, or None for no limit, got {seconds!r:.60}")
+    return None if limit == math.inf else limit
 
 
 def name_of(f: Callable[..., Any]) -> str:

@@ -187,7 +187,7 @@ class Client(Controls):
 
         Args:
             targets: as for indexing, or ``'all'``.
-            flags: `block`, `track`, `label`.
+            flags: `block`, `track`, `label`, `time_limit`.
         """
         return DirectView(self, targets if targets == "all" else self._choose(targets), **flags)
 
@@ -199,7 +199,7 @@ class Client(Controls):
         Args:
             targets: as for indexing, or ``'all'``.
             is_coalescing: accepted for programs that pass it.
-            flags: `block`, `track`, `label`.
+            flags: `block`, `track`, `label`, `time_limit`.
         """
         view: DirectView[Any] = self.direct_view(targets, **flags)
         return view
@@ -314,16 +314,24 @@ class Client(Controls):
         *,
         single: bool,
         join: Callable[[list[Any]], Any] | None = None,
+        time_limit: float | None = None,
     ) -> AsyncResult[Any]:
         core = self._binding.core()
         with core.lock:
             slots = core.number(requests)
             result = AsyncResult(self, slots, join=join, name=name, single=single, label=label)
-            core.submit(requests, slots, name, result)
+            core.submit(requests, slots, name, result, time_limit)
         return result
 
     def _submit_map(
-        self, requests: Sequence[Request], sizes: Sequence[int], name: str, label: str | None, *, single: bool
+        self,
+        requests: Sequence[Request],
+        sizes: Sequence[int],
+        name: str,
+        label: str | None,
+        *,
+        single: bool,
+        time_limit: float | None = None,
     ) -> AsyncMapResult[Any]:
         core = self._binding.core()
         with core.lock:
@@ -331,7 +339,7 @@ class Client(Controls):
             result: AsyncMapResult[Any] = AsyncMapResult(
                 self, slots, sizes, name=name, single=single, label=label
             )
-            core.submit(requests, slots, name, result)
+            core.submit(requests, slots, name, result, time_limit)
         return result
 
     def _block_on(self, make: Callable[[Core], Coroutine[Any, Any, T]], what: str, instead: str) -> T:

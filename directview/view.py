@@ -36,6 +36,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
         track: whether results tell when a sent buffer may be changed (they always can; kept as a flag for
             programs that set it).
         label: shown in results' metadata.
+        time_limit: seconds that a call may take, from its submission to its end; None: any number.
     """
 
     def options(
@@ -45,14 +46,24 @@ class DirectView(Calls[K], Objects[K], Control[K]):
         block: bool | None = None,
         track: bool | None = None,
         label: str | None = None,
+        time_limit: float | None = None,
     ) -> DirectView[Any]:
-        """A copy of this view with some flags changed; the view itself stays as it is."""
+        """A copy of this view with some flags changed; the view itself stays as it is.
+
+        Args:
+            targets: other engines.
+            block: whether bare operations wait.
+            track: whether results tell when a sent buffer may be changed.
+            label: shown in results' metadata.
+            time_limit: seconds that a call may take, waiting and running; ``float("inf")``: any number.
+        """
         return DirectView(
             self.client,
             self._targets if targets is None else self._chosen(targets),
             block=self._block if block is None else block,
             track=self.track if track is None else track,
             label=self.label if label is None else label,
+            time_limit=self.time_limit if time_limit is None else time_limit,
         )
 
     # --- imports --------------------------------------------------------------------------------------

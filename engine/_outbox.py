@@ -63,6 +63,8 @@ class Outbox:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.overdue: Callable[[], None] | None = None
+        """Called by the thread too, under the lock: what else waits for a loop that may be blocked."""
 
     def attach(self, session: Session) -> None:
         """From now on there is somebody to send to."""
@@ -153,6 +155,8 @@ class Outbox:
                 for key, record in self._printed.items():
                     if record.held:
                         self._send_output(key, record)
+                if self.overdue is not None:
+                    self.overdue()
                 self.flush()
 
     def close(self) -> None:

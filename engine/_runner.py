@@ -25,11 +25,19 @@ from directview.wire.exceptions import capture
 from directview.wire.messages import ABORTED, FAILED, OK
 from directview.wire.parcels import Packed, Parcel, pack
 
-__all__ = ["Runner"]
+__all__ = ["Parked", "Runner"]
 
 _SWIFT: Final = 0.001
 """Seconds: a function whose last call was quicker may start before earlier results are sent."""
 _SWIFT_NAMES: Final = 1024
+
+
+class Parked:
+    """What a function returns whose result comes later and from elsewhere: by `Runner.finish`."""
+
+    def parked(self, call: Call) -> None:
+        """Its step is over, and the call waits. Called on the loop, where nothing interrupts."""
+        raise NotImplementedError
 
 
 class Runner:
@@ -60,6 +68,8 @@ class Runner:
         self._outbox = outbox
         self._on_end = on_end
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
+        self._parked: dict[Call, float] = {}
+        """Calls that wait for `finish`, and when they started."""
         self._swift: dict[str, None] = {}
 
     def start(self, call: Call) -> bool:
@@ -83,6 +93,9 @@ class Runner:
             if inspect.isawaitable(value) and not isinstance(value, asyncio.Future):
                 self._suspend(call, _coroutine(value), overlay, started)
                 return True
+            if isinstance(value, Parked):
+                self._park(call, value, started)
+                return False
             self._end(call, OK, started, self._pack_value(call, value))
         except CallCancelled:
             self._end(call, ABORTED, started, None)
@@ -96,6 +109,9 @@ class Runner:
         task = self._tasks.get(call)
         if task is not None:
             task.cancel("the call was cancelled")
+        started = self._parked.pop(call, None)
+        if started is not None:
+            self._end(call, ABORTED, started, None)
 
     # --- inside a call ------------------------------------------------------------------------------
 
@@ -145,6 +161,29 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - as for plain functions
             self._end(call, FAILED, started, self._pack_error(call, error))
         self._on_end()
+
+    # --- parked calls -------------------------------------------------------------------------------
+
+    def _park(self, call: Call, value: Parked, started: float) -> None:
+        with self._outbox.lock:
+            self._state.suspended(call)
+        self._parked[call] = started
+        value.parked(call)
+
+    def finish(self, call: Call, value: Any) -> bool:
+        """End a parked call with its result. From any thread, under the outbox's lock.
+
+        Returns:
+            Whether it still waited: it may have been cancelled.
+        """
+        started = self._parked.pop(call, None)
+        if started is None:
+            return False
+        try:
+            self._end(call, OK, started, self._pack_value(call, value))
+        except Exception as error:  # noqa: BLE001 - no memory for it, perhaps
+            self._end(call, FAILED, started, self._pack_error(call, error))
+        return True
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from directview import connection, operations
+from directview import _stream_calls, connection, operations
 from directview.engine import _forked, _output
 from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
@@ -25,6 +25,7 @@ from directview.engine._outbox import Outbox
 from directview.engine._runner import Runner
 from directview.engine._state import EngineState
 from directview.engine._steps import Steps
+from directview.engine._streams import Streams
 from directview.engine.options import EngineOptions
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
@@ -79,6 +80,11 @@ class EngineShell:
         self._runner = Runner(
             self._state, self._namespace, self._steps, self._interrupts, self._outbox, self._turn
         )
+        self._streams = Streams(
+            self._steps, self._namespace, self._outbox, self._interrupts.shield, self._runner,
+            lambda: self._state.sending,
+        )  # fmt: skip
+        self._context.run(_stream_calls.bind, self._streams)
         self._prepare(loop)
         info = connection.load(self._options.connection)
         keys = None
@@ -185,6 +191,8 @@ class EngineShell:
             self._read_everything()
             while state.to_cancel:
                 self._runner.cancel(state.to_cancel.pop())
+            while state.gone:
+                self._streams.close_client(state.gone.pop())
             if self._must_wait_for_takers():
                 break
             with self._outbox.lock:

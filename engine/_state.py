@@ -148,6 +148,8 @@ class EngineState:
         self.id = -1
         self.uuid = b""
         self.to_cancel: list[Call] = []
+        self.gone: list[bytes] = []
+        """Clients that are gone for good, for the shell to take out: what goes on for them may end."""
         """Coroutine calls whose task is to be cancelled; emptied by the shell."""
         self._pace = pace
         self._connected = True
@@ -347,6 +349,7 @@ class EngineState:
         client = self._clients.pop(uuid, None)
         if client is None:
             return
+        self.gone.append(uuid)
         self._granting.pop(uuid, None)
         begun = [call.seq for call in client.calls.values() if call.stage not in _NOT_BEGUN]
         self._forgotten[uuid] = max(client.begun, client.watermark, max(begun, default=-1) + 1)

@@ -376,6 +376,16 @@ class Steps(Armed):
         call = _owner.get()
         return self._plain if call is None else call
 
+    def here(self) -> tuple[Any, Overlay]:
+        """The call whose step is running, and the overlay that is in place for it.
+
+        Raises:
+            RuntimeError: none is.
+        """
+        if self._here is None:
+            raise RuntimeError("no call is running here")
+        return self._here.call, self._here.overlay
+
     # --- plain functions --------------------------------------------------------------------------------
 
     def run(
