@@ -35,7 +35,7 @@ class KnownEngine:
 
     __slots__ = (
         "asked", "awaiting", "bytes", "calls", "credit_bytes", "credit_calls", "dead", "given", "held",
-        "info", "receiving", "unknown",
+        "info", "receiving", "running", "unknown",
     )  # fmt: skip
 
     def __init__(self, info: EngineInfo, credit: tuple[int, int]) -> None:
@@ -43,6 +43,8 @@ class KnownEngine:
         self.credit_calls, self.credit_bytes = credit
         self.dead = False
         """Its calls are being reported as lost; the controller's last word on it follows."""
+        self.running = ""
+        """What of ours it was running when it died, if it did."""
         self.calls = 0
         """Calls, and bytes, sent ahead of Accept: never more than the credit."""
         self.bytes = 0

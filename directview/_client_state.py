@@ -150,7 +150,6 @@ class ClientState:
             if call.pending[id] is Stage.HELD:
                 self._aborted(call, id)
             elif receiving is not None:
-                # It has ended, and the rest of its result is wanted no more.
                 self._aborted(call, id)
                 self._acks.owe(id, seq, receiving.item.nbytes + receiving.parcel.size, self._now)
             else:
@@ -411,10 +410,12 @@ class ClientState:
 
     def _lost(self, message: Lost) -> None:
         engine = self._engines.get(message.engine)
+        name = ""
         if engine is not None and engine.info.uuid == message.uuid:
             engine.dead = True
-        running = self.calls.get(message.started[0]) if message.started else None
-        name = running.name if running is not None else ""
+            if message.started and message.started[0] in self.calls:
+                engine.running = self.calls[message.started[0]].name
+            name = engine.running
         for seqs, started in ((message.started, True), (message.queued, False)):
             for seq in seqs:
                 if engine is not None and seq == engine.awaiting:
@@ -447,11 +448,11 @@ class ClientState:
 
     def _engine_left(self, engine: KnownEngine, exit_code: int | None, reason: str) -> None:
         """The engine is gone, and every call on it."""
-        id, uuid = engine.info.id, engine.info.uuid
+        id, uuid, running = engine.info.id, engine.info.uuid, engine.running
         del self._engines[id]
         for calls, started in ((engine.given, True), (engine.unknown, False), (engine.held, False)):
             for call in calls.values():
-                self._gone(call, id, reason, started=started, uuid=uuid, exit_code=exit_code)
+                self._gone(call, id, reason, started=started, uuid=uuid, exit_code=exit_code, running=running)
         self._acks.forget(id)
 
     def _engine_joined(self, info: EngineInfo) -> None:

@@ -30,7 +30,8 @@ class Scheduler:
 
     def __init__(self, port: int, options: dict[str, Any]) -> None:
         distributed = _distributed()
-        options = {"dashboard_address": None, **options}
+        # It serves HTTP, dashboard or not: on a free port, and on this machine alone.
+        options = {"dashboard_address": "127.0.0.1:0", **options}
         self._cluster = distributed.LocalCluster(n_workers=0, scheduler_port=port, **options)
         self.client = distributed.Client(self._cluster)
 
