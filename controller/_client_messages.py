@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from directview.controller import _status
+from directview.controller._effects import Lookup
+from directview.controller._history import pages
 from directview.controller._queues import Entry
 from directview.controller._registry import Client, Engine, PendingAbort
 from directview.wire.messages import (
@@ -89,8 +91,9 @@ def _submit(
             if calls > 1 and (calls > 2 * settings.credit_calls or nbytes > 2 * settings.credit_bytes):
                 raise ProtocolError("more submitted to one engine than there was credit for")
     controller.calls += len(message.calls)
+    controller.history.submitted(client.uuid, message.calls, now)
     for id, seqs in refused.items():
-        controller.send_lost(client, id, "there is no such engine", (), seqs)
+        controller.send_lost(client, id, "there is no such engine", (), seqs, now)
 
 
 def _entry(client: Client, item: CallItem, frames: Sequence[Any]) -> Entry:
@@ -135,7 +138,7 @@ def _resume(
         if id < 0:
             raise ProtocolError("a question to no engine in particular")
         reason = "it ended while the connection was lost; the call may have run"
-        controller.send_lost(client, id, reason, seqs, (), uuid=uuid)
+        controller.send_lost(client, id, reason, seqs, (), now, uuid=uuid)
 
 
 def _ack(
@@ -201,6 +204,7 @@ def _abort(
                     _interrupt_later(controller, engine, abort, now + ABORT_FIRST)
         if dropped:
             controller.send(client.route, Result(client.uuid, id, tuple(dropped)))
+            controller.history.ended(client.uuid, id, engine.uuid, dropped, now)
         if passed and engine.ready:
             controller.send(engine.route, Abort(client.uuid, ((id, tuple(passed)),)))
 
@@ -228,7 +232,7 @@ def _goodbye(
     frames: Sequence[Any],
     now: float,
 ) -> None:
-    controller.client_gone(client)
+    controller.client_gone(client, now)
 
 
 # --- queries ----------------------------------------------------------------------------------------
@@ -247,11 +251,30 @@ def _query(
         elif what in ("stop", "signal"):
             _end_or_signal(controller, message)
             controller.send(client.route, Answer(message.number, True, None))
+        elif what in ("db_query", "purge"):
+            _about_history(controller, client, message)
         else:
             value = _status.answer(controller, what, params, now)
             controller.send(client.route, Answer(message.number, True, value))
     except _status.QueryError as error:
         controller.send(client.route, Answer(message.number, False, str(error)))
+
+
+def _about_history(controller: Controller, client: Client, message: Query) -> None:
+    """Where there is a store, that answers."""
+    if message.what == "purge":
+        condition, fields, after = _status.purge(controller, message.params), None, 0
+    else:
+        condition, fields, after = _status.wanted(message.params)
+    if controller.settings.store:
+        look = Lookup(client.uuid, message.number, condition.sql, condition.values, fields, after)
+        controller.look_up(look)
+        return
+    found = None
+    if fields is not None:
+        rows = controller.history.rows(after)
+        found = pages((row for row in rows if condition.test(row[1:])), fields)
+    controller.send(client.route, Answer(message.number, True, found))
 
 
 def _launch(controller: Controller, client: Client, message: Query) -> None:

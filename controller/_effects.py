@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Admit", "Effect", "Expel", "Finish", "Persist", "Send"]
+__all__ = ["Admit", "Effect", "Expel", "Finish", "Lookup", "Persist", "Record", "Send"]
 
 
 class Send(NamedTuple):
@@ -42,4 +42,31 @@ class Finish(NamedTuple):
     reason: str
 
 
-Effect = Send | Admit | Expel | Persist | Finish
+class Record(NamedTuple):
+    """Write down what is new in the history of calls. Comes only where there is a store."""
+
+    made: Sequence[tuple[Any, ...]]
+    """Whole records: number and fields."""
+    ended: Sequence[tuple[Any, ...]]
+    """engine_id, engine_uuid, started, completed, received, status, result_nbytes; then the msg_ids that the
+    call has, or would have if nobody said which engine should take it."""
+    dropped: Sequence[str]
+    """Clients that are gone: what has not ended of theirs has nobody to end for."""
+
+
+class Lookup(NamedTuple):
+    """Look into the store, or forget a part of it, and have `Controller.looked_up` answer the client."""
+
+    client: bytes
+    number: int
+    """Of its query."""
+    sql: str
+    """The condition."""
+    values: tuple[Any, ...]
+    fields: Sequence[str] | None
+    """What is wanted of the records; None: that they are forgotten, as far as they have ended."""
+    after: int = 0
+    """Only records with greater numbers."""
+
+
+Effect = Send | Admit | Expel | Persist | Finish | Record | Lookup

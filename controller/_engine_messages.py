@@ -53,6 +53,8 @@ def _result(
             engine.aborts.pop((client, item.seq), None)
     if message.items and message.items[0].status != UNKNOWN:
         controller.results += len(message.items)
+        engine.completed += len(message.items)
+        controller.history.ended(client, engine.id, engine.uuid, message.items, now)
     _refill(controller, engine)
     _forward(controller, client, header, frames)
 

@@ -54,6 +54,8 @@ class Engine:
     ended: bool = False
     exit_code: int | None = None
     exit_reason: str = ""
+    completed: int = 0
+    """Calls that it has ended."""
 
     @property
     def ready(self) -> bool:

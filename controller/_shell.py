@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from directview.connection import ConnectionInfo
-from directview.controller._effects import Admit, Expel, Finish, Persist, Send
+from directview.controller._effects import Admit, Expel, Finish, Lookup, Persist, Record, Send
 from directview.controller._state import Controller, Settings
+from directview.controller._store import Store
 from directview.controller.options import ControllerOptions
 from directview.folders import ProfileLock, socket_path
 from directview.wire.curve import ServerCurve, new_keys
@@ -61,6 +62,8 @@ class ControllerShell:
         self._written: list[Path] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._store: Store | None = None
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Bind, write the connection files, say so, and serve until told to end.
@@ -80,6 +83,8 @@ class ControllerShell:
         self._loop = loop
         self._finished = asyncio.Event()
         known, incarnation = self._read_ids()
+        if options.store is not None:
+            self._store = Store(options.store, resumes=options.policy == "wait")
         lease = options.lease if options.policy == "wait" else min(options.lease, 2.0)
         settings = Settings(
             options.cluster_id,
@@ -87,6 +92,9 @@ class ControllerShell:
             options.policy,
             engine_grace=lease if options.policy == "wait" else _grace(options),
             lease=lease,
+            epoch=time.time() - time.monotonic(),
+            store=self._store is not None,
+            stored=self._store.last if self._store is not None else 0,
         )
         self._machine = Controller(settings, time.monotonic(), known)
         self._router = RouterLink(
@@ -109,6 +117,11 @@ class ControllerShell:
             self._socket.unlink(missing_ok=True)
             for path in self._written:
                 path.unlink(missing_ok=True)
+            if self._store is not None:
+                record = self._machine.history.unwritten()
+                if record is not None:
+                    self._store.write(record)
+                self._store.close()
 
     # --- starting -----------------------------------------------------------------------------------
 
@@ -228,10 +241,20 @@ class ControllerShell:
                     self._router.expel(route, reason)
                 case Persist(ids):
                     self._write_ids(ids)
+                case Record() if self._store is not None:
+                    self._store.write(effect)
+                case Lookup() if self._store is not None:
+                    looking = self._loop.create_task(self._look_up(self._store, effect))
+                    self._looking.add(looking)
+                    looking.add_done_callback(self._looking.discard)
                 case Finish(reason):
                     log.info("ending: %s", reason)
                     self._finished.set()
         self._arm()
+
+    async def _look_up(self, store: Store, lookup: Lookup) -> None:
+        self._machine.looked_up(lookup, *await store.find(lookup))
+        self._turn()
 
     def _arm(self) -> None:
         deadline = self._machine.next_deadline()

@@ -36,7 +36,8 @@ from itertools import islice
 from typing import Any, Final, assert_never
 
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
-from directview.controller._effects import Admit, Effect, Expel, Finish, Persist, Send
+from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Persist, Send
+from directview.controller._history import MOST_CALLS, History
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
 from directview.controller._registry import Client, Engine, Peer, Registry, Supervisor
 from directview.wire.messages import (
@@ -82,6 +83,14 @@ class Settings:
     window_calls: int = WINDOW_CALLS
     window_bytes: int = WINDOW_BYTES
     """What an engine may have of calls that it has not started."""
+    epoch: float = 0.0
+    """Seconds since the epoch at time 0."""
+    history: int = MOST_CALLS
+    """Calls that are remembered, also when they have ended."""
+    store: bool = False
+    """Whether there is a store for the history: see `Record` and `Lookup`."""
+    stored: int = 0
+    """The highest number of a record in it."""
 
 
 class Controller:
@@ -103,6 +112,7 @@ class Controller:
         self.started = now
         self.calls = 0
         self.results = 0
+        self.history = History(settings.epoch, settings.history, stored=settings.store, last=settings.stored)
         self.dirty: dict[int, Engine] = {}
         """Engines to which calls may be dispatched with the next flush."""
         self.passed_on: dict[int, tuple[bytes, int, bytes]] = {}
@@ -121,12 +131,18 @@ class Controller:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, or None."""
-        return self._timers[0][0] if self._timers else None
+        due = self.history.due
+        if not self._timers:
+            return due
+        return self._timers[0][0] if due is None else min(due, self._timers[0][0])
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2](now)
+        due = self.history.due
+        if due is not None and due <= now:
+            self.write_history()
 
     def at(self, when: float, action: Callable[[float], None]) -> None:
         """Have `action` called by `tick` at that time."""
@@ -152,6 +168,23 @@ class Controller:
         """Send a message of our own; to nobody, if there is no route."""
         if route is not None:
             self._effects.append(Send((route,), encode(message)))
+
+    def write_history(self) -> None:
+        """Have what is new in the history written to the store, if there is one."""
+        record = self.history.unwritten() if self.settings.store else None
+        if record is not None:
+            self._effects.append(record)
+
+    def look_up(self, lookup: Lookup) -> None:
+        """Have the store answer a query, about all that has happened so far."""
+        self.write_history()
+        self._effects.append(lookup)
+
+    def looked_up(self, lookup: Lookup, ok: bool, value: Any) -> None:
+        """What the store has said; or, not `ok`, why it said nothing."""
+        client = self.registry.clients.get(lookup.client)
+        if client is not None:
+            self.send(client.route, Answer(lookup.number, ok, value))
 
     def forward(self, routes: Sequence[bytes], header: bytes, frames: Sequence[Any] = ()) -> None:
         """Pass a message on as it came."""
@@ -308,7 +341,7 @@ class Controller:
     def _engine_lost(self, engine: Engine, reason: str, now: float) -> None:
         engine.lost_reason = reason or "its connection was lost"
         if engine.ended:
-            self.bury(engine)
+            self.bury(engine, now)
         else:
             self.give_up_later(engine, now + self.settings.engine_grace)
 
@@ -317,12 +350,13 @@ class Controller:
 
         def expire(now: float) -> None:
             if client.deadline == deadline:
-                self.client_gone(client)
+                self.client_gone(client, now)
 
         self.at(deadline, expire)
 
-    def client_gone(self, client: Client) -> None:
-        """It said goodbye, or its lease has run out: nothing of it is kept anywhere."""
+    def client_gone(self, client: Client, now: float) -> None:
+        """It said goodbye, or its lease has run out: nothing of it is kept, but for its calls' records."""
+        self.history.client_gone(client.uuid, now)
         self.registry.remove_client(client)
         self._known_changed = True
         client.deadline = None
@@ -343,7 +377,7 @@ class Controller:
             engine.exit_code = exit_code
         engine.exit_reason = engine.exit_reason or reason
         if engine.route is None:
-            self.bury(engine)
+            self.bury(engine, now)
         else:
             self.give_up_later(engine, now + EXIT_DRAIN)
 
@@ -353,11 +387,11 @@ class Controller:
 
         def expire(now: float) -> None:
             if engine.deadline == deadline:
-                self.bury(engine)
+                self.bury(engine, now)
 
         self.at(deadline, expire)
 
-    def bury(self, engine: Engine) -> None:
+    def bury(self, engine: Engine, now: float) -> None:
         """The engine is dead: every call that it has or that waits for it ends now."""
         engine.deadline = None
         reason = engine.exit_reason or engine.lost_reason or "it did not come back"
@@ -375,7 +409,7 @@ class Controller:
             if client is not None:
                 self.send_lost(
                     client, engine.id, reason, dispatched.get(uuid, ()), waiting.get(uuid, ()),
-                    uuid=engine.uuid, exit_code=engine.exit_code,
+                    now, uuid=engine.uuid, exit_code=engine.exit_code,
                 )  # fmt: skip
         self._tell_clients(Engines((), ((engine.id, engine.uuid, engine.exit_code, reason),)))
 
@@ -386,6 +420,7 @@ class Controller:
         reason: str,
         started: Iterable[int],
         queued: Iterable[int],
+        now: float,
         *,
         uuid: bytes = b"",
         exit_code: int | None = None,
@@ -394,6 +429,7 @@ class Controller:
         for seqs, begun in ((iter(started), True), (iter(queued), False)):
             while part := tuple(islice(seqs, _MOST_SEQS)):
                 named = (part, ()) if begun else ((), part)
+                self.history.lost(client.uuid, id, uuid, part, now)
                 self.send(client.route, Lost(client.uuid, id, uuid, exit_code, reason, *named))
 
     def pass_on(self, client: Client, query: Query, supervisor: Supervisor) -> int:

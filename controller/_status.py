@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from directview.controller._query import Condition, QueryError, chosen, parse
 from directview.controller._registry import Engine
 
 if TYPE_CHECKING:
     from directview.controller._state import Controller
 
-__all__ = ["QueryError", "answer", "engines_of", "integer"]
+__all__ = ["QueryError", "answer", "engines_of", "integer", "purge", "wanted"]
 
+_KNOWN: Final = ("status", "queue_status", "db_query", "purge", "launch", "stop", "signal", "shutdown")
 _MOST_LISTED: Final = 20_000
 """Calls that one answer may list: it travels in one header."""
-
-
-class QueryError(ValueError):
-    """The question can't be answered; the text says why and what to do."""
 
 
 def answer(controller: Controller, what: str, params: dict[str, Any], now: float) -> Any:
@@ -29,7 +27,7 @@ def answer(controller: Controller, what: str, params: dict[str, Any], now: float
         return _status(controller, now)
     if what == "queue_status":
         return _queue_status(controller, params)
-    raise QueryError(f"unknown query {what!r}; known: status, queue_status, launch, stop, signal, shutdown")
+    raise QueryError(f"unknown query {what!r}; known: {', '.join(_KNOWN)}")
 
 
 def engines_of(controller: Controller, params: dict[str, Any]) -> list[Engine]:
@@ -91,11 +89,15 @@ def _engine(engine: Engine) -> dict[str, Any]:
 
 def _counts(engine: Engine) -> dict[str, int]:
     """Calls that wait here, and calls that the engine has been given."""
-    return {"queue": engine.queue.waiting, "tasks": engine.queue.window + engine.queue.running}
+    return {
+        "queue": engine.queue.waiting,
+        "tasks": engine.queue.window + engine.queue.running,
+        "completed": engine.completed,
+    }
 
 
 def _queue_status(controller: Controller, params: dict[str, Any]) -> dict[str, Any]:
-    """As ipyparallel's: for each engine, how many calls wait and how many it has been given."""
+    """As ipyparallel's: for each engine, how many calls wait, how many it has been given and has ended."""
     engines = engines_of(controller, params)
     if not params.get("verbose"):
         counts = {str(engine.id): _counts(engine) for engine in engines}
@@ -107,9 +109,49 @@ def _queue_status(controller: Controller, params: dict[str, Any]) -> dict[str, A
         )
     lists = {
         str(engine.id): {
-            "queue": [f"{entry.client.hex()}_{entry.item.seq}" for entry in engine.queue.entries()],
-            "tasks": [f"{client.hex()}_{seq}" for client, seq in engine.queue.given()],
+            "queue": [
+                f"{entry.client.hex()}_{entry.item.seq}_{engine.id}" for entry in engine.queue.entries()
+            ],
+            "tasks": [f"{client.hex()}_{seq}_{engine.id}" for client, seq in engine.queue.given()],
+            "completed": controller.history.completed_on(engine.id, _MOST_LISTED - total),
         }
         for engine in engines
     }
     return {"unassigned": 0, **lists}
+
+
+# --- the history ------------------------------------------------------------------------------------
+
+
+def wanted(params: dict[str, Any]) -> tuple[Condition, tuple[str, ...], int]:
+    """What a query asks of the history: which records, which of their fields, and after which number.
+
+    Raises:
+        QueryError: it is not well put.
+    """
+    after = params.get("after", 0)
+    if type(after) is not int or after < 0:
+        raise QueryError(f"after: expected the number of a record, got {after!r:.60}")
+    return parse(params.get("query")), chosen(params.get("keys")), after
+
+
+def purge(controller: Controller, params: dict[str, Any]) -> Condition:
+    """Forget calls that have ended, and say which they were.
+
+    They are those of ``msg_ids`` and those on the engines ``targets``; all, where neither is given.
+
+    Raises:
+        QueryError: one that is named has not ended.
+    """
+    msg_ids, targets = params.get("msg_ids"), params.get("targets")
+    named = []
+    if msg_ids is not None:
+        named.append({"msg_id": {"$in": msg_ids}})
+    if targets is not None:
+        named.append({"engine_id": {"$in": targets}})
+    condition = parse({"$or": named} if named else {})
+    pending = controller.history.pending_among(msg_ids or ())
+    if pending is not None:
+        raise QueryError(f"call {pending} has not ended: its record can't be forgotten")
+    controller.history.purge(lambda row: condition.test(row[1:]))
+    return condition

@@ -34,6 +34,8 @@ class ControllerOptions:
     """Seconds without an answer after which a peer's connection counts as lost."""
     lease: float = 30.0
     """Seconds for which the place of a lost peer is kept."""
+    store: str | None = None
+    """Path of an SQLite file for the history of calls; None: the last calls are remembered in memory."""
     ready_fd: int = -1
     """Where to write one line of JSON when all is bound and written: ``{"client": path, "engine": path}``,
     or ``{"error": text}`` when it can't start; closed after that. -1: nobody waits for it."""

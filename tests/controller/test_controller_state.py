@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from directview.controller._client_messages import ABORT_AGAIN, ABORT_FIRST, ABORT_TRIES
-from directview.controller._effects import Admit, Effect, Expel, Finish, Persist, Send
+from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Persist, Record, Send
 from directview.controller._state import EXIT_DRAIN, Controller, Settings
 from directview.testing.invariants import check_controller
 from directview.wire.messages import (
@@ -669,9 +669,9 @@ def test_an_exit_report_about_a_known_engine_ends_it() -> None:
 # --- queries ----------------------------------------------------------------------------------------------
 
 
-def ask(here: House, what: str, **params: Any) -> Answer | None:
-    here.hear("c", Query(1, what, params))
-    answers = [message for message in here.heard("c") if isinstance(message, Answer)]
+def ask(here: House, what: str, *, route: str = "c", **params: Any) -> Answer | None:
+    here.hear(route, Query(1, what, params))
+    answers = [message for message in here.heard(route) if isinstance(message, Answer)]
     return answers[-1] if answers else None
 
 
@@ -696,11 +696,11 @@ def test_queue_status_counts_or_lists() -> None:
     here.hear("c", calls(1, 2))
     answer = ask(here, "queue_status", targets=[0])
     assert answer is not None
-    assert answer.value == {"unassigned": 0, "0": {"queue": 1, "tasks": 1}}
+    assert answer.value == {"unassigned": 0, "0": {"queue": 1, "tasks": 1, "completed": 0}}
     verbose = ask(here, "queue_status", verbose=True)
     assert verbose is not None
     name = uuid("c").hex()
-    assert verbose.value["0"] == {"queue": [f"{name}_2"], "tasks": [f"{name}_1"]}
+    assert verbose.value["0"] == {"queue": [f"{name}_2_0"], "tasks": [f"{name}_1_0"], "completed": []}
 
 
 def test_a_list_that_no_message_could_hold_is_refused() -> None:
@@ -783,3 +783,73 @@ def test_shutting_down_tells_everybody_and_ends() -> None:
     for route in ("s", "e0", "e1"):
         assert here.heard(route) == [Stop(b"", "enough")]
     assert here.others == [Finish("enough")]
+
+
+# --- the history ----------------------------------------------------------------------------------------
+
+
+def found(here: House, **params: Any) -> list[list[Any]]:
+    answer = ask(here, "db_query", query={}, **params)
+    assert answer is not None
+    assert answer.ok, answer.value
+    rows: list[list[Any]] = answer.value["rows"]
+    return rows
+
+
+def test_every_end_of_a_call_is_remembered() -> None:
+    """A result, an abort while it waited, an engine's death, an unknown engine, a client's end."""
+    here = house(2, window_calls=1)
+    here.hear("c", calls(1, 2, 3))
+    here.hear("e0", results(1))
+    here.hear("c", Abort(uuid("c"), ((0, (3,)),)))
+    here.hear("c", calls(4, to=(9,)))
+    here.hear("c", calls(5, to=(1,)))
+    here.lose("e1")
+    here.wait(GRACE)
+    assert found(here, keys=["engine_id", "status"]) == [
+        [f"{uuid('c').hex()}_{seq}_{id}", id, status]
+        for seq, id, status in ((1, 0, "ok"), (2, 0, None), (3, 0, "aborted"), (4, 9, "lost"), (5, 1, "lost"))
+    ]
+    here.join("client", "other")
+    here.hear("c", Goodbye("closed"))
+    answer = ask(here, "db_query", route="other", query={"status": "dropped"}, keys="msg_id")
+    assert answer is not None
+    assert answer.value["rows"] == [[f"{uuid('c').hex()}_2_0"]]
+
+
+def test_records_are_purged_but_not_of_what_goes_on() -> None:
+    here = house()
+    here.hear("c", calls(1, 2, 3))
+    here.hear("e0", results(1, 2))
+    names = [row[0] for row in found(here, keys="msg_id")]
+    refused = ask(here, "purge", msg_ids=[names[0], names[2]])
+    assert refused is not None
+    assert f"call {names[2]} has not ended" in refused.value
+    done = ask(here, "purge", msg_ids=names[:1])
+    assert done is not None
+    assert done.ok
+    assert [row[0] for row in found(here, keys="msg_id")] == names[1:]
+    ask(here, "purge", targets=[0])
+    assert [row[0] for row in found(here, keys="msg_id")] == names[2:]
+
+
+def test_with_a_store_that_is_asked_after_all_has_been_written() -> None:
+    here = house(store=True)
+    here.hear("c", calls(1))
+    here.wait(1.0)
+    (record,) = [effect for effect in here.others if isinstance(effect, Record)]
+    assert len(record.made) == 1
+    here.others.clear()
+    here.hear("e0", results(1))
+    assert ask(here, "db_query", query={"status": "ok"}, keys="name", after=3) is None
+    record, lookup = here.others[-2:]
+    assert isinstance(record, Record)
+    assert len(record.ended) == 1
+    assert isinstance(lookup, Lookup)
+    assert (lookup.sql, lookup.values, lookup.fields, lookup.after) == (
+        "status IS ?", ("ok",), ("msg_id", "name"), 3,
+    )  # fmt: skip
+    here.told.clear()
+    here.machine.looked_up(lookup, True, {"rows": []})
+    here.turn()
+    assert here.told[-1][1] == Answer(lookup.number, True, {"rows": []})

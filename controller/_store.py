@@ -1,0 +1,123 @@
+"""The history of calls in an SQLite file, so that it outlives the controller: records only, no results.
+
+Everything is done in one thread of its own, in order: the controller's loop never waits for a disk. If the
+file can't be written any more, that is said once, and calls go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from directview.controller._effects import Lookup, Record
+from directview.controller._history import Row, pages
+from directview.controller._query import FIELDS
+
+__all__ = ["Store"]
+
+log: Final = logging.getLogger("directview.controller")
+
+_MOST: Final = 1_000_000
+"""Records that are kept; then the oldest are dropped."""
+_NUMBERS: Final = ("submitted", "started", "completed", "received")
+_TABLE: Final = f"""
+CREATE TABLE IF NOT EXISTS calls (
+    number INTEGER PRIMARY KEY,
+    {", ".join([f"{field} {'REAL' if field in _NUMBERS else ''}" for field in FIELDS])},
+    UNIQUE (msg_id)
+);
+CREATE INDEX IF NOT EXISTS open_calls ON calls (client_uuid) WHERE status IS NULL;
+"""
+_INSERT: Final = f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * (len(FIELDS) + 1))})"
+_UPDATE: Final = """
+UPDATE calls SET engine_id = ?, engine_uuid = ?, started = ?, completed = ?, received = ?, status = ?,
+    result_nbytes = ? WHERE msg_id IN (?, ?) AND status IS NULL
+"""
+
+
+class Store:
+    """One SQLite file.
+
+    Args:
+        path: of the file; made if it isn't there, readable by its owner only.
+        resumes: whether calls of an earlier controller may still end; if not, they were lost with it.
+
+    Raises:
+        OSError: the file can't be used; the text says why.
+    """
+
+    def __init__(self, path: str, *, resumes: bool = False) -> None:
+        self._path = path
+        self._failed = False
+        self._thread = ThreadPoolExecutor(1, "directview-store")
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._database = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.executescript(_TABLE)
+            if not resumes:
+                self._database.execute("UPDATE calls SET status = 'lost' WHERE status IS NULL")
+                self._database.commit()
+            ((last,),) = self._database.execute("SELECT max(number) FROM calls")
+        except (OSError, sqlite3.Error) as error:
+            raise OSError(f"can't keep the history of calls in {path}: {error}") from error
+        self.last: int = last or 0
+        """The highest number of a record."""
+
+    # --- what is done, in the thread ----------------------------------------------------------------------
+
+    def _write(self, record: Record) -> None:
+        try:
+            with self._database:
+                self._database.executemany(_INSERT, record.made)
+                self._database.executemany(_UPDATE, record.ended)
+                self._database.executemany(
+                    "UPDATE calls SET status = 'dropped' WHERE client_uuid = ? AND status IS NULL",
+                    [(client,) for client in record.dropped],
+                )
+                if record.made:
+                    oldest = record.made[-1][0] - _MOST
+                    self._database.execute("DELETE FROM calls WHERE number <= ?", (oldest,))
+        except sqlite3.Error:
+            if not self._failed:
+                self._failed = True
+                log.exception("the history of calls can't be written to %s any more", self._path)
+
+    def _find(self, lookup: Lookup) -> Any:
+        if lookup.fields is None:
+            with self._database:
+                self._database.execute(
+                    f"DELETE FROM calls WHERE status IS NOT NULL AND {lookup.sql}", lookup.values
+                )
+            return None
+        found = self._database.execute(
+            f"SELECT * FROM calls WHERE number > ? AND {lookup.sql} ORDER BY number",
+            (lookup.after, *lookup.values),
+        )
+        rows: Iterator[Row] = iter(found)
+        return pages(rows, lookup.fields)
+
+    # --- asked for, on the loop -----------------------------------------------------------------------------
+
+    def write(self, record: Record) -> None:
+        """Have a part of the history written."""
+        self._thread.submit(self._write, record)
+
+    async def find(self, lookup: Lookup) -> tuple[bool, Any]:
+        """Whether it worked, and what was found, or why it did not. All that was written before counts."""
+        loop = asyncio.get_running_loop()
+        try:
+            return True, await loop.run_in_executor(self._thread, self._find, lookup)
+        except sqlite3.Error as error:
+            return False, f"the history of calls in {self._path} can't be read: {error}"
+
+    def close(self) -> None:
+        """Write what is to be written, and close the file. Blocks."""
+        self._thread.shutdown(wait=True)
+        self._database.close()
