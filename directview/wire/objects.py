@@ -3,7 +3,8 @@
 Everything goes through one pickler. It looks like cloudpickle's, with a dict look-up where that has a
 ChainMap, so that an array costs 6 µs and not 14; the price for plain data is 1 µs over `pickle.dumps`,
 which is not right here: of a function in ``__main__`` it sends the name, and the other side has no such
-thing. How functions and classes travel is in `directview.wire.by_value`.
+thing. How functions and classes travel is in `directview.wire.by_value`, how arrays do in
+`directview.wire.arrays`, and large bytes and strings in `directview.wire.pieces`.
 
 What can't be pickled raises `SerializationError`, which names the part: an argument by its position or
 keyword, and inside of it the path to the item, attribute or closure variable.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping, Sequence
+from sys import modules
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
@@ -21,17 +23,19 @@ import cloudpickle.cloudpickle as cp
 import numpy as np
 
 from directview.errors import SerializationError
+from directview.wire import arrays
+from directview.wire.arrays import OUT_OF_BAND_BYTES
 from directview.wire.by_value import reduce_class, reduce_function
 from directview.wire.function_cache import FunctionCache, take_snapshot
 from directview.wire.parcels import Packed
+from directview.wire.pieces import Pieces, assemble
 from directview.wire.unpicklable import Sink, locate
 
 __all__ = ["OUT_OF_BAND_BYTES", "Packed", "dump_arguments", "dump_function", "dumps", "dumps_whole", "loads"]
 
-OUT_OF_BAND_BYTES: Final = 16 << 10
-"""Smallest buffer that travels beside the pickle. Below it the copy is cheaper than the bookkeeping."""
-
-_REDUCERS: Final = cp.Pickler._dispatch_table
+_REDUCERS: Final = {**cp.Pickler._dispatch_table, **arrays.REDUCERS}
+_MOST_BUFFERS: Final = 60_000
+"""Of one object. A parcel of two of them describes twice as many; what is beyond stays in the stream."""
 
 
 class _Pickler(pickle.Pickler):
@@ -48,39 +52,21 @@ class _Pickler(pickle.Pickler):
             if self.shared is None:
                 self.shared = {}
             return reduce_function(obj, self.shared, self.taken)
-        if issubclass(kind, type):
-            return reduce_class(obj)
-        if kind is np.ndarray:
-            return _reduce_array(obj)
-        if kind is memoryview:
-            return bytes, (pickle.PickleBuffer(obj if obj.contiguous else obj.tobytes()),)
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(obj)
-        if isinstance(obj, ModuleType):  # of a subclass: lazy modules
-            return cp._module_reduce(obj)
+        if issubclass(kind, _BY_ANCESTOR):
+            if issubclass(kind, type):
+                return reduce_class(obj)
+            if issubclass(kind, ModuleType):  # lazy modules
+                return cp._module_reduce(obj)
+            return arrays.reduce_subclass(obj)
+        if "torch" in modules and kind.__name__ == "Tensor":
+            return arrays.reduce_tensor(obj)
         return NotImplemented
 
 
-def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
-    """What numpy copies, or brings into native byte order, it need not: a view of the bytes does for all.
-
-    numpy's own way sends datetimes, times and what is not contiguous within the pickle.
-    """
-    dtype = array.dtype
-    large = array.nbytes >= OUT_OF_BAND_BYTES
-    if not (large or not dtype.isnative) or dtype.hasobject or dtype.kind == "T" or not dtype.itemsize:
-        return NotImplemented
-    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-    flat = array.T if order == "F" else np.ascontiguousarray(array)
-    view: Any = flat.reshape(-1).view(np.uint8)
-    return _rebuild_array, (pickle.PickleBuffer(view), dtype, array.shape, order)
-
-
-def _rebuild_array(
-    buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
-) -> np.ndarray[Any, Any]:
-    return np.ndarray(shape, dtype, buffer, order=order)
+_BY_ANCESTOR: Final = (type, np.ndarray, ModuleType)
 
 
 def dumps(obj: object, *, part: str = "object", taken: Mapping[str, object] | None = None) -> Packed:
@@ -105,20 +91,22 @@ def dumps(obj: object, *, part: str = "object", taken: Mapping[str, object] | No
 
 
 def _dump(obj: object, taken: Mapping[str, object] | None = None) -> Packed:
-    buffers: list[memoryview] = []
+    pieces = Pieces()
+    left = _MOST_BUFFERS
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        nonlocal left
         try:
             view = buffer.raw()
         except BufferError:  # not contiguous, and pickle says so
             return True
-        if view.nbytes < OUT_OF_BAND_BYTES:
+        if view.nbytes < OUT_OF_BAND_BYTES or not left:
             return True
-        buffers.append(view)
+        left -= 1
+        pieces.append(view)
         return False
 
-    file = io.BytesIO()
-    pickler = _Pickler(file, 5, buffer_callback=keep_in_band)
+    pickler = _Pickler(pieces, 5, buffer_callback=keep_in_band)
     if taken is not None:
         pickler.taken = taken
     try:
@@ -127,9 +115,11 @@ def _dump(obj: object, taken: Mapping[str, object] | None = None) -> Packed:
         # The error holds this frame. A PickleBuffer of a memoryview, if it is part of a cycle, crashes the
         # garbage collector (CPython 3.11 and 3.12), so none must be left in it.
         pickler.clear_memo()
-        buffers.clear()
+        pieces.clear()
         raise
-    return Packed(file.getvalue(), buffers)
+    if len(pieces) == 1 + _MOST_BUFFERS - left:  # the stream, written in one piece at the end, and buffers
+        return Packed(pieces.pop(), pieces)
+    return assemble(pieces)
 
 
 def dumps_whole(obj: object) -> bytes:
@@ -159,8 +149,7 @@ def loads(data: bytes, buffers: Sequence[Any] = ()) -> Any:
 
     Args:
         data: the pickle.
-        buffers: its out-of-band buffers, in order. What is built on a writable buffer is writable, unless
-            the original was read-only itself.
+        buffers: its out-of-band buffers, in order. An array that is built on a writable one is writable.
 
     Raises:
         Exception: a module or name that is missing here, or whatever an object's own rebuilding raises.
