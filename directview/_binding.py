@@ -52,6 +52,11 @@ class Binding:
         return self._core is not None
 
     @property
+    def uuid(self) -> bytes:
+        """The client's, also when it has been closed: its calls still have their names."""
+        return (self._core or self.core()).uuid
+
+    @property
     def bound(self) -> bool:
         """It lives on the loop of a caller."""
         return self._core is not None and self._portal is None

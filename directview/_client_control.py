@@ -1,77 +1,46 @@
-"""What a client asks of its controller beside calls: how engines stand, to signal them, to end them."""
+"""What a client has done to engines beside calls: signalled, cleared, ended; and what it hears of them."""
 
 from __future__ import annotations
 
-import asyncio
+import concurrent.futures
+import importlib
 import signal
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from directview import _dask
 from directview._answers import AsyncHubResult
-from directview._client_records import Records
+from directview._client_hub import Hub
+from directview.connection import ConnectionInfo
 from directview.events import EngineEvent, EngineEvents
+from directview.result import AsyncResult
 
 if TYPE_CHECKING:
+    from directview.cluster import Cluster
     from directview.view import DirectView
 
 __all__ = ["Controls"]
 
 
-class Controls(Records):
-    """The part of a `Client` that talks to the controller."""
+class Controls(Hub):
+    """The part of a `Client` that does something to engines, and hears of them."""
+
+    cluster: Cluster | None
+    _info: ConnectionInfo
 
     def _view(self, targets: Any) -> DirectView[Any]:
         raise NotImplementedError
 
-    # --- asking -------------------------------------------------------------------------------------------
-
-    async def query(self, what: str, **params: Any) -> Any:
-        """Ask the controller, without blocking: ``status``, ``queue_status``.
-
-        Raises:
-            ValueError: the question is unknown or wrong; the text says how.
-            ControllerLost: the controller is gone.
-        """
-        return await asyncio.wrap_future(self._binding.core().query(what, params))
-
-    def _ask(self, what: str, **params: Any) -> Any:
-        self.check_may_block(f"{what}()", f"`await rc.query({what!r})`")
-        return self._binding.core().query(what, params).result()
+    # --- ending and signalling engines --------------------------------------------------------------------
 
     def _request(self, name: str, what: str, block: bool | None, **params: Any) -> Any:
         """Ask for something to be done: wait until it is granted, or return the `AsyncHubResult`."""
         blocks = self.block if block is None else block
         if blocks:
-            self.check_may_block(f"{name}()", f"`await rc.{name}(..., block=False)`")
+            self.check_may_block(f"{name}()", f"`await rc.{name}_async(...)`")
         answer: AsyncHubResult[Any] = AsyncHubResult(self, name, self._binding.core().query(what, params))
         return answer.get() if blocks else answer
-
-    def _targeted(self, targets: Any) -> list[int] | None:
-        """Engine ids for the controller; None: all."""
-        if targets is None or targets == "all":
-            return None
-        chosen = self._choose(targets)
-        return [chosen] if isinstance(chosen, int) else chosen
-
-    # --- engines ------------------------------------------------------------------------------------------
-
-    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[Any, Any]:
-        """How many calls wait for each engine (``queue``) and have been given to it (``tasks``).
-
-        Args:
-            targets: engines; None or ``'all'``: all of them.
-            verbose: the calls instead of their numbers.
-
-        Returns:
-            For one engine by its id, its own; otherwise one for each, by id.
-        """
-        answer = self._ask("queue_status", targets=self._targeted(targets), verbose=verbose)
-        found = {int(key) if key.isdigit() else key: value for key, value in answer.items()}
-        if hasattr(targets, "__index__"):
-            one: dict[Any, Any] = found[self._choose(targets)]
-            return one
-        return found
 
     def send_signal(
         self, sig: int | str | signal.Signals, targets: Any = None, block: bool | None = None
@@ -88,9 +57,44 @@ class Controls(Records):
 
         Raises:
             ValueError: there is no such signal; or (from the result) an engine has no supervisor.
+            IndexError: there is no such engine.
         """
         number = _signal_number(sig)
         return self._request("send_signal", "signal", block, targets=self._targeted(targets), signal=number)
+
+    def send_signal_async(self, sig: int | str | signal.Signals, targets: Any = None) -> AsyncHubResult[None]:
+        """`send_signal` that does not wait: an `AsyncHubResult`, to await or `get` later."""
+        answer: AsyncHubResult[None] = self.send_signal(sig, targets, block=False)
+        return answer
+
+    def send_signal_sync(self, sig: int | str | signal.Signals, targets: Any = None) -> None:
+        """`send_signal` that waits."""
+        self.send_signal(sig, targets, block=True)
+
+    def kill(self, targets: Any = "all", block: bool | None = None) -> Any:
+        """End engines at once, by SIGKILL and without a word to them; what they run ends in `EngineError`.
+
+        Args:
+            targets: which engines.
+            block: wait until the supervisors have been told; None: as the client's `block`.
+
+        Returns:
+            None, or an `AsyncHubResult`.
+
+        Raises:
+            ValueError: (from the result) an engine has no supervisor.
+            IndexError: there is no such engine.
+        """
+        return self._request("kill", "signal", block, targets=self._targeted(targets), signal=signal.SIGKILL)
+
+    def kill_async(self, targets: Any = "all") -> AsyncHubResult[None]:
+        """`kill` that does not wait: an `AsyncHubResult`, to await or `get` later."""
+        answer: AsyncHubResult[None] = self.kill(targets, block=False)
+        return answer
+
+    def kill_sync(self, targets: Any = "all") -> None:
+        """`kill` that waits."""
+        self.kill(targets, block=True)
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Remove what users have put into engines' namespaces.
@@ -98,9 +102,20 @@ class Controls(Records):
         Args:
             targets: engines; None: all.
             block: wait until it is done; None: as the client's `block`.
+
+        Returns:
+            An `AsyncResult`; or ``[None, ...]``, one per engine, when it was waited for.
         """
-        view = self._view(targets)
-        return view.clear(block=self.block if block is None else block)
+        return self._view(targets).clear(block=self.block if block is None else block)
+
+    def clear_async(self, targets: Any = None) -> AsyncResult[Any]:
+        """`clear` that does not wait: an `AsyncResult`, to await or `get` later."""
+        result: AsyncResult[Any] = self.clear(targets, block=False)
+        return result
+
+    def clear_sync(self, targets: Any = None) -> Any:
+        """`clear` that waits."""
+        return self.clear(targets, block=True)
 
     def shutdown(
         self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
@@ -109,18 +124,64 @@ class Controls(Records):
 
         Args:
             targets: which engines.
-            restart: not offered here: restart engines through their Cluster.
+            restart: start others in their places: same ids, empty namespaces. The cluster must be one of this
+                machine.
             hub: end the controller too, and everything with it.
-            block: wait until the controller has granted it; None: as the client's `block`.
+            block: wait until the controller has granted it, or the new engines are there; None: as the
+                client's `block`.
 
         Returns:
             None, or an `AsyncHubResult`.
+
+        Raises:
+            ValueError: `restart` and `hub` at once; or `restart` of a cluster that was started elsewhere.
+            LaunchError: (from the result) engines could not be restarted.
+            IndexError: there is no such engine.
         """
-        if restart:
-            raise ValueError("restart: use `cluster.restart_engines()` of the Cluster that started them")
+        if hub and restart:
+            raise ValueError("restart and hub: a cluster that ends as a whole has nobody to restart engines")
         if hub:
             return self._request("shutdown", "shutdown", block, reason="it was shut down by a client")
+        if restart:
+            return self._restart(self._targeted(targets), block)
         return self._request("shutdown", "stop", block, targets=self._targeted(targets))
+
+    def shutdown_async(
+        self, targets: Any = "all", restart: bool = False, hub: bool = False
+    ) -> AsyncHubResult[None]:
+        """`shutdown` that does not wait: an `AsyncHubResult`, to await or `get` later."""
+        answer: AsyncHubResult[None] = self.shutdown(targets, restart, hub, block=False)
+        return answer
+
+    def shutdown_sync(self, targets: Any = "all", restart: bool = False, hub: bool = False) -> None:
+        """`shutdown` that waits."""
+        self.shutdown(targets, restart, hub, block=True)
+
+    def _restart(self, ids: list[int] | None, block: bool | None) -> Any:
+        """Restarting is the supervisor's business: it is told by a Cluster, which takes a loop of its own."""
+        blocks = self.block if block is None else block
+        if blocks:
+            self.check_may_block("shutdown()", "`await rc.shutdown_async(...)`")
+        cluster = self.cluster
+        if cluster is None:
+            if not self._info.source:
+                raise ValueError(
+                    "restart: this client has no connection file by which to find its cluster; use "
+                    "`Cluster.from_file(...).restart_engines()` on the machine where it was started"
+                )
+            home = importlib.import_module("directview.cluster")  # that imports this one
+            cluster = home.Cluster.from_file(self._info.source)
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def restart() -> None:
+            try:
+                done.set_result(cluster.restart_engines_sync(ids))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is asked for
+                done.set_exception(error)
+
+        answer = AsyncHubResult(self, "shutdown", done)
+        threading.Thread(target=restart, name="directview-restart", daemon=True).start()
+        return answer.get() if blocks else answer
 
     # --- dask ---------------------------------------------------------------------------------------------
 

@@ -64,10 +64,18 @@ class Records(Waits):
             KeyError: no such call, or its result is not kept any more (see `results`).
             IndexError: no such index.
         """
-        result = self._get_result(-1 if ids is None else ids)
+        result = self.get_result_async(ids)
         if self.block if block is None else block:
             result.wait()
         return result
+
+    def get_result_async(self, ids: Any = None) -> AsyncResult[Any]:
+        """`get_result` that does not wait: the `AsyncResult`, to await or `get` later."""
+        return self._get_result(-1 if ids is None else ids)
+
+    def get_result_sync(self, ids: Any = None) -> AsyncResult[Any]:
+        """`get_result` that waits until the call has ended, and raises nothing of its own."""
+        return self.get_result(ids, block=True)
 
     def _get_result(self, ids: Any) -> AsyncResult[Any]:
         if isinstance(ids, AsyncResult):
@@ -124,8 +132,8 @@ class Records(Waits):
 
     # --- forgetting ---------------------------------------------------------------------------------------
 
-    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Forget results of calls that have ended.
+    def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Forget results of calls that have ended, here; the controller's records stay. Never waits.
 
         Args:
             jobs: as for `get_result`, or ``'all'``.
@@ -133,6 +141,7 @@ class Records(Waits):
 
         Raises:
             RuntimeError: a call that is named has not ended.
+            KeyError, IndexError: there was no such call, or no such engine.
         """
         if isinstance(jobs, str) and jobs == "all":
             for keepsake in self._memory.kept():
@@ -147,19 +156,13 @@ class Records(Waits):
                 found = self._locate(name).result
                 if isinstance(found, Keepsake):
                     self._memory.forget(found)
-        if isinstance(targets, str | int) or len(targets):
-            ids = as_set(self._choose(slice(None) if targets == "all" else targets))
+        if isinstance(targets, str) or hasattr(targets, "__index__") or len(targets):
+            ids = as_set(
+                self._choose(slice(None) if isinstance(targets, str) and targets == "all" else targets)
+            )
             for keepsake in self._memory.kept():
                 if ids.intersection([engine for _, engine in keepsake.calls]):
                     self._memory.forget(keepsake)
-
-    def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """As `purge_results`."""
-        self.purge_results(jobs, targets)
-
-    def purge_everything(self) -> None:
-        """Forget all results, and the history of calls that have ended."""
-        self._memory.forget_all()
 
 
 class Results(Mapping[str, Any]):

@@ -74,8 +74,7 @@ __all__ = [
 ]  # fmt: skip
 
 _GIVEN_UP: Final = "the connection was lost for longer than its calls are kept; the call may have run"
-_FIRST_MARK: Final = 1 << 62
-"""Marks of questions are numbers that no call has."""
+_FIRST_MARK: Final = 1 << 62  # marks of questions are numbers that no call has
 
 
 class ClientState:
@@ -171,7 +170,9 @@ class ClientState:
         """
         query = Query(number, what, params)
         self._queries[number] = None if self._connected else query
-        self._say(query)
+        if self._connected:  # the answer counts the calls that were made before
+            self._admit_new()
+            self._out += [*self._submits(), (query, ())]
 
     def goodbye(self) -> None:
         """The client ends in order."""
@@ -525,8 +526,7 @@ class ClientState:
 
     def flush(self) -> list[Outbound]:
         """What is to be sent now, in order. Nothing while there is no connection."""
-        if self._new:
-            self._admit_new()
+        self._admit_new()
         if not self._connected:
             return []
         out, self._out = self._out, []

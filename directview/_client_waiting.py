@@ -5,6 +5,8 @@ A call is named by its msg_id (a str, one for each engine), or by an index into 
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 import concurrent.futures
 import time
 from collections.abc import Iterable, Sequence
@@ -49,7 +51,7 @@ class Waits:
     @property
     def client_uuid(self) -> str:
         """This client's uuid, in hex."""
-        return self._binding.core().uuid.hex()
+        return self._binding.uuid.hex()
 
     def _msg_ids(self, calls: Iterable[tuple[int, int]]) -> list[str]:
         uuid = self.client_uuid
@@ -117,11 +119,22 @@ class Waits:
             KeyError, IndexError: there was no such call.
         """
         futures = self._futures(jobs)
-        self.check_may_block("wait()", "`await asyncio.wait([...])`")
+        self.check_may_block("wait()", "`await rc.wait_async(...)`")
         deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
         for future in futures:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             concurrent.futures.wait([future], left)
+        return all([future.done() for future in futures])
+
+    async def wait_async(self, jobs: Any = None, timeout: float | None = None) -> bool:
+        """`wait` for event loops. May be cancelled, which ends the waiting and no call."""
+        futures = self._futures(jobs)
+        try:
+            async with asyncio.timeout(None if timeout is None or timeout < 0 else timeout):
+                for future in futures:
+                    await _until_done(future)
+        except builtins.TimeoutError:
+            pass
         return all([future.done() for future in futures])
 
     def wait_interactive(
@@ -168,22 +181,58 @@ class Waits:
             jobs: as for `wait`.
             targets: only calls on these engines.
             block: wait until every engine has answered; None: as the client's `block`.
+
+        Raises:
+            KeyError, IndexError: there was no such call, or no such engine.
+            WouldBlockLoop: (when waiting) this is the thread of the client's own event loop: await
+                `abort_async`.
         """
-        blocks = self.block if block is None else block
-        if blocks:
-            self.check_may_block("abort()", "`await ar.abort_async()`")
+        if self.block if block is None else block:
+            self.abort_sync(jobs, targets)
+        else:
+            self._cancel(jobs, targets)
+
+    def abort_sync(self, jobs: Any = None, targets: Targets | None = None) -> None:
+        """`abort` that waits until every engine has answered."""
+        self.check_may_block("abort()", "`await rc.abort_async(...)`")
+        for result in self._cancel(jobs, targets):
+            result.abort()
+
+    async def abort_async(self, jobs: Any = None, targets: Targets | None = None) -> None:
+        """`abort` for event loops: waits until every engine has answered. May be cancelled."""
+        for result in self._cancel(jobs, targets):
+            await result.abort_async()
+
+    def _cancel(self, jobs: Any, targets: Targets | None) -> list[AsyncResult[Any]]:
+        """Cancel calls, and any Futures that are among the jobs; the results to which the calls belong."""
         ids = None if targets is None else as_set(self._choose(targets))
-        aborted: list[concurrent.futures.Future[Any]] = []
+        cancelled: list[concurrent.futures.Future[Any]] = []
         for future in self._futures(jobs):
             if ids is not None and isinstance(future, AsyncResult):
-                aborted += [part for part in future.split() if ids.intersection(part.targets)]
+                cancelled += [part for part in future.split() if ids.intersection(part.targets)]
             else:
-                aborted.append(future)
-        for future in aborted:
+                cancelled.append(future)
+        for future in cancelled:
             future.cancel()
-        for future in aborted:
-            if blocks and isinstance(future, AsyncResult):
-                future.abort()
+        return [future for future in cancelled if isinstance(future, AsyncResult)]
+
+
+async def _until_done(future: concurrent.futures.Future[Any]) -> None:
+    """Wait without a stake in it: whoever is cancelled here cancels nothing."""
+    if isinstance(future, AsyncResult):
+        await future._step(future.done)
+        return
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake(future: object) -> None:
+        try:
+            loop.call_soon_threadsafe(woken.set)
+        except RuntimeError:
+            return  # that loop was closed, and with it whoever waited there
+
+    future.add_done_callback(wake)
+    await woken.wait()
 
 
 class _Located(NamedTuple):

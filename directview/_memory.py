@@ -3,8 +3,8 @@
 It is bounded. Names are small: the last ten thousand calls are remembered. Results are as large as users make
 them: as many of the last thousand are kept as fit into 64 MiB together, so that the result of a call whose
 `AsyncResult` was dropped, or never seen (a blocking call), can still be asked for, and memory does not grow
-with the number of calls. So that a call can be made again, what the last ones were made of is kept too, 16 MiB
-of it; what is so large that it travels in pieces lies in the user's own arrays, and is not kept.
+with the number of calls. So that a call can be made again, what the last ones were made of is kept too, 16
+MiB of it; what is so large that it travels in pieces lies in the user's own arrays, and is not kept.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class Memory:
             self._calls.append(calls)
             self._open[calls[0][0]] = result
             self._last = calls[-1][0]
+            if not requests:
+                return
             nbytes = _OVERHEAD
             for request in requests:
                 if request[1].chunks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from directview._answers import AsyncHubResult
 from directview._view_targets import K, Targeted, Targets
 from directview.result import AsyncResult
 
@@ -55,26 +56,63 @@ class Control(Targeted[K]):
             raise IndexError(f"result {ids} of a view that has made {len(made)} calls") from None
         return self.client.get_result(self.client._msg_ids(calls), block, owner)
 
+    def get_result_async(self, ids: Any = None) -> AsyncResult[Any]:
+        """`get_result` that does not wait: the `AsyncResult`, to await or `get` later."""
+        return self.get_result(ids, block=False)
+
+    def get_result_sync(self, ids: Any = None) -> AsyncResult[Any]:
+        """`get_result` that waits until the call has ended, and raises nothing of its own."""
+        return self.get_result(ids, block=True)
+
     def wait(self, jobs: Any = None, timeout: float | None = None) -> bool:
         """As `Client.wait`. None: all calls of this view."""
         return self.client.wait(list(self.outstanding) if jobs is None else jobs, timeout)
 
+    async def wait_async(self, jobs: Any = None, timeout: float | None = None) -> bool:
+        """`wait` for event loops. May be cancelled, which ends the waiting and no call."""
+        return await self.client.wait_async(list(self.outstanding) if jobs is None else jobs, timeout)
+
     def abort(self, jobs: Any = None, targets: Targets | None = None, block: bool | None = None) -> None:
         """As `Client.abort`, for this view's engines."""
-        chosen = self._targets if targets is None and self._targets != "all" else targets
-        self.client.abort(jobs, chosen, self._blocks(block))
+        self.client.abort(jobs, self._whose(targets), self._blocks(block))
+
+    async def abort_async(self, jobs: Any = None, targets: Targets | None = None) -> None:
+        """`abort` for event loops: waits until every engine has answered. May be cancelled."""
+        await self.client.abort_async(jobs, self._whose(targets))
+
+    def abort_sync(self, jobs: Any = None, targets: Targets | None = None) -> None:
+        """`abort` that waits until every engine has answered."""
+        self.client.abort_sync(jobs, self._whose(targets))
+
+    def _whose(self, targets: Targets | None) -> Any:
+        return self._targets if targets is None and self._targets != "all" else targets
 
     def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
         """As `Client.purge_results`. ``'all'`` targets: this view's."""
-        self.client.purge_results(jobs, list(self._ids(None)) if targets == "all" else targets)
+        self.client.purge_results(jobs, self._doomed(targets))
+
+    async def purge_results_async(self, jobs: Any = (), targets: Any = ()) -> None:
+        """`purge_results` for event loops. May be cancelled."""
+        await self.client.purge_results_async(jobs, self._doomed(targets))
+
+    def _doomed(self, targets: Any) -> Any:
+        return list(self._ids(None)) if isinstance(targets, str) and targets == "all" else targets
 
     # --- its engines --------------------------------------------------------------------------------------
 
     def queue_status(self, targets: Targets | None = None, verbose: bool = False) -> dict[Any, Any]:
         """As `Client.queue_status`, for this view's engines."""
-        if self._is_one(targets):
-            return self.client.queue_status(self._ids(targets)[0], verbose)
-        return self.client.queue_status(list(self._ids(targets)), verbose)
+        return self.client.queue_status(self._asked(targets), verbose)
+
+    async def queue_status_async(
+        self, targets: Targets | None = None, verbose: bool = False
+    ) -> dict[Any, Any]:
+        """`queue_status` for event loops. May be cancelled."""
+        return await self.client.queue_status_async(self._asked(targets), verbose)
+
+    def _asked(self, targets: Targets | None) -> int | list[int]:
+        ids = self._ids(targets)
+        return ids[0] if self._is_one(targets) else list(ids)
 
     def shutdown(
         self,
@@ -85,6 +123,28 @@ class Control(Targeted[K]):
     ) -> Any:
         """As `Client.shutdown`, for this view's engines."""
         return self.client.shutdown(list(self._ids(targets)), restart, hub, self._blocks(block))
+
+    def shutdown_async(
+        self, targets: Targets | None = None, restart: bool = False, hub: bool = False
+    ) -> AsyncHubResult[None]:
+        """`shutdown` that does not wait: an `AsyncHubResult`, to await or `get` later."""
+        return self.client.shutdown_async(list(self._ids(targets)), restart, hub)
+
+    def shutdown_sync(self, targets: Targets | None = None, restart: bool = False, hub: bool = False) -> None:
+        """`shutdown` that waits."""
+        self.client.shutdown_sync(list(self._ids(targets)), restart, hub)
+
+    def kill(self, targets: Targets | None = None, block: bool | None = None) -> Any:
+        """As `Client.kill`, for this view's engines."""
+        return self.client.kill(list(self._ids(targets)), self._blocks(block))
+
+    def kill_async(self, targets: Targets | None = None) -> AsyncHubResult[None]:
+        """`kill` that does not wait: an `AsyncHubResult`, to await or `get` later."""
+        return self.client.kill_async(list(self._ids(targets)))
+
+    def kill_sync(self, targets: Targets | None = None) -> None:
+        """`kill` that waits."""
+        self.client.kill_sync(list(self._ids(targets)))
 
     # --- how things are pickled ---------------------------------------------------------------------------
 

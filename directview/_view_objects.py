@@ -187,5 +187,21 @@ class Objects(Targeted[K]):
         return self.push(ns)
 
     def clear(self, targets: Targets | None = None, block: bool | None = None) -> Any:
-        """Remove what users have put into each engine's namespace."""
-        return self._finish(lambda: self._call(operations.clear, (), {}, targets=targets), "clear", block)
+        """Remove what users have put into each engine's namespace.
+
+        Args:
+            targets: other engines than the view's, for this call.
+            block: wait, for this call.
+
+        Returns:
+            ``[None, ...]``, one per engine (None for an int target), or its `AsyncResult`.
+        """
+        return self._finish(lambda: self.clear_async(targets), "clear", block)
+
+    def clear_async(self, targets: Targets | None = None) -> AsyncResult[Any]:
+        """`clear` that does not wait."""
+        return self._call(operations.clear, (), {}, targets=targets)
+
+    def clear_sync(self, targets: Targets | None = None) -> Any:
+        """`clear` that waits."""
+        return self._wait_for(lambda: self.clear_async(targets), "clear")

@@ -73,6 +73,12 @@ _ip = click.option(
 _port = click.option(
     "--port", default=0, type=click.IntRange(0, 65_535), help="TCP port. [default: a free one]"
 )
+_store = click.option(
+    "--store",
+    metavar="PATH",
+    type=click.Path(dir_okay=False, resolve_path=True),
+    help="Keep the history of calls in this SQLite file. [default: the last calls, in memory]",
+)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,13 +93,14 @@ def main() -> None:
 @click.option("--daemonize", is_flag=True, help="Go on in the background; `directview stop` ends it.")
 @_ip
 @_port
+@_store
 @_plain_errors
-def start(n: int | None, profile: str, daemonize: bool, ip: str | None, port: int) -> None:
+def start(n: int | None, profile: str, daemonize: bool, ip: str | None, port: int, store: str | None) -> None:
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
 
     _look_in_current_folder()
-    cluster = Cluster(n, profile=profile, ip=ip, port=port, shutdown_atexit=not daemonize)
+    cluster = Cluster(n, profile=profile, ip=ip, port=port, store=store, shutdown_atexit=not daemonize)
     sys.exit(_run(_start(cluster, daemonize)))
 
 
@@ -310,8 +317,9 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
 @click.option("--profile", default="default", show_default=True, metavar="NAME", help="Name of the cluster.")
 @_ip
 @_port
+@_store
 @_plain_errors
-def controller(profile: str, ip: str | None, port: int) -> None:
+def controller(profile: str, ip: str | None, port: int, store: str | None) -> None:
     """Run a controller alone, in the foreground; engines come by other commands."""
     from directview.connection import new_cluster_id
     from directview.controller.__main__ import run
@@ -321,7 +329,7 @@ def controller(profile: str, ip: str | None, port: int) -> None:
     folder = profile_folder(profile, create=True)
     click.echo(f"connection files: {folder}/client.json and engine.json; Ctrl-C stops it")
     options = ControllerOptions(
-        folder=str(folder), cluster_id=new_cluster_id(), profile=profile, ip=ip, port=port
+        folder=str(folder), cluster_id=new_cluster_id(), profile=profile, ip=ip, port=port, store=store
     )
     sys.exit(run(options))
 

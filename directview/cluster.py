@@ -77,6 +77,8 @@ class Cluster:
         ip: address for a TCP port beside the unix socket, for clients and engines on other machines:
             ``127.0.0.1``, ``0.0.0.0`` or ``*``. Encrypted, and closed to whoever has no connection file.
         port: TCP port; 0: a free one.
+        store: path of an SQLite file in which the controller keeps the history of calls; None: it remembers
+            the last 10,000 (see `Client.db_query`).
         shutdown_atexit: whether the cluster ends with this program. If not, `from_file` finds it again.
         start_timeout: seconds within which everything must be up.
         engines: only ``"local"``; other starters run ``directview engine`` themselves.
@@ -96,6 +98,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         ip: str | None = None,
         port: int = 0,
+        store: str | os.PathLike[str] | None = None,
         shutdown_atexit: bool = True,
         start_timeout: float = 60.0,
         engines: str = "local",
@@ -111,6 +114,7 @@ class Cluster:
         self._env = dict(env) if env is not None else None
         self._ip = ip
         self._port = port
+        self._store = None if store is None else os.path.abspath(store)
         self._start_timeout = start_timeout
         self._start_method = start_method
         self._info: ConnectionInfo | None = None
@@ -223,6 +227,7 @@ class Cluster:
             profile=self.profile,
             ip=self._ip,
             port=self._port,
+            store=self._store,
             log=os.path.join(folder, "controller.log"),
         )
         return SupervisorOptions(
@@ -339,15 +344,15 @@ class Cluster:
             LaunchError: they could not be restarted.
         """
         async with self._looking() as client:
-            engines = client._binding.core().engines
+            engines = client.engine_infos
             chosen = list(engines) if engine_ids is None else list(engine_ids)
             uuids = dict(zip(chosen, _uuids_of(engines, chosen), strict=True))
             pairs = [[uuid, id] for id, uuid in uuids.items()]
             await request(self._control(), "restart-engines", engines=pairs)
             deadline = time.monotonic() + self._start_timeout
-            core = client._binding.core()
             while any(
-                id not in core.engines or core.engines[id].uuid.hex() == uuid for id, uuid in uuids.items()
+                id not in client.engine_infos or client.engine_infos[id].uuid.hex() == uuid
+                for id, uuid in uuids.items()
             ):
                 if time.monotonic() > deadline:
                     raise LaunchError(f"the engines in place of {chosen} were not there in time")
@@ -361,7 +366,7 @@ class Cluster:
         if engine_ids is None:
             return None
         async with self._looking() as client:
-            return _uuids_of(client._binding.core().engines, list(engine_ids))
+            return _uuids_of(client.engine_infos, list(engine_ids))
 
     @contextlib.asynccontextmanager
     async def _looking(self) -> AsyncIterator[Client]:

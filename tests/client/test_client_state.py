@@ -642,3 +642,13 @@ def test_no_message_in_any_order_upsets_it(steps: list[Any]) -> None:
             if isinstance(event, Ended | Gone):
                 assert (event.call.seq, event.engine) not in ended
                 ended.add((event.call.seq, event.engine))
+
+
+def test_a_question_follows_the_calls_that_were_made_before_it() -> None:
+    """So that the answer counts them."""
+    state = client(0)
+    state.flush()
+    call(state, 0)
+    state.query(1, "status", {})
+    call(state, 0)
+    assert [type(message) for message in said(state)] == [Submit, Query, Submit]

@@ -156,7 +156,8 @@ def test_an_answer_holds_as_many_records_as_fit_into_a_header() -> None:
     history = History(EPOCH)
     history.submitted(A, [item(seq, name="n" * 1000) for seq in range(1, 3001)], 0.0)
     found: list[str] = []
-    after, asked = 0, 0
+    after: int | None = 0
+    asked = 0
     while after is not None:
         page = pages(history.rows(after), ("msg_id", "name"))
         found += [row[0] for row in page["rows"]]
@@ -291,7 +292,7 @@ async def test_what_is_stored_is_what_is_remembered(store: Store) -> None:
     history.submitted(A, [item(1, name="first"), item(2)], 0.0)
     assert history.due == WRITING
     store.write(written(history))
-    assert history.due is None
+    assert not history.due
     history.submitted(A, [item(3), item(4, 0, 1), item(5, -1)], 1.0)
     history.submitted(B, [item(1)], 1.0)
     history.ended(A, 0, ENGINE, [result(1), result(4)], 2.0)

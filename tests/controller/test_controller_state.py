@@ -842,9 +842,9 @@ def test_with_a_store_that_is_asked_after_all_has_been_written() -> None:
     here.others.clear()
     here.hear("e0", results(1))
     assert ask(here, "db_query", query={"status": "ok"}, keys="name", after=3) is None
-    record, lookup = here.others[-2:]
-    assert isinstance(record, Record)
-    assert len(record.ended) == 1
+    write, lookup = here.others[-2:]
+    assert isinstance(write, Record)
+    assert len(write.ended) == 1
     assert isinstance(lookup, Lookup)
     assert (lookup.sql, lookup.values, lookup.fields, lookup.after) == (
         "status IS ?", ("ok",), ("msg_id", "name"), 3,
