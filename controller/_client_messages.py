@@ -137,7 +137,7 @@ def _resume(
     for (id, uuid), seqs in gone.items():
         if id < 0:
             raise ProtocolError("a question to no engine in particular")
-        reason = "it ended while the connection was lost; the call may have run"
+        reason = "it ended while this client was not connected"
         controller.send_lost(client, id, reason, seqs, (), now, uuid=uuid)
 
 

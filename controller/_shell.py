@@ -24,7 +24,7 @@ from directview.controller._effects import Admit, Expel, Finish, Lookup, Persist
 from directview.controller._state import Controller, Settings
 from directview.controller._store import Store
 from directview.controller.options import ControllerOptions
-from directview.folders import ProfileLock, socket_path
+from directview.folders import ProfileLock, socket_path, stop_reason_file
 from directview.wire.curve import ServerCurve, new_keys
 from directview.wire.link import Heartbeat
 from directview.wire.messages import Hello, ProtocolError, decode, frames_of
@@ -72,6 +72,7 @@ class ControllerShell:
             DirectViewError, OSError: it can't start; the text says why.
         """
         self._lock.acquire()
+        stop_reason_file(self._folder).unlink(missing_ok=True)  # of one that was killed
         try:
             await self._serve()
         finally:
@@ -106,7 +107,7 @@ class ControllerShell:
         try:
             self._write_files(*self._bind())
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._asked_to_end, f"it was told to ({number.name})")
+                loop.add_signal_handler(number, self._signalled, f"its controller got {number.name}")
             self._turn()
             await self._finished.wait()
             await asyncio.sleep(_FAREWELL)
@@ -115,6 +116,7 @@ class ControllerShell:
                 self._timer.cancel()
             self._router.close()
             self._socket.unlink(missing_ok=True)
+            stop_reason_file(self._folder).unlink(missing_ok=True)
             for path in self._written:
                 path.unlink(missing_ok=True)
             if self._store is not None:
@@ -215,8 +217,13 @@ class ControllerShell:
         self._machine.lost(route, reason, time.monotonic())
         self._turn()
 
-    def _asked_to_end(self, reason: str) -> None:
-        self._machine.shut_down(reason)
+    def _signalled(self, how: str) -> None:
+        """The supervisor, where it is its doing, has left word of why."""
+        try:
+            why = stop_reason_file(self._folder).read_text()
+        except OSError:
+            why = ""
+        self._machine.shut_down(why or how)
         self._turn()
 
     def _tick(self) -> None:

@@ -73,7 +73,7 @@ __all__ = [
     "Answered", "Call", "ClientState", "Ended", "EnginesChanged", "Event", "Gone", "Printed", "Sent", "Stage",
 ]  # fmt: skip
 
-_GIVEN_UP: Final = "the connection was lost for longer than its calls are kept; the call may have run"
+_GIVEN_UP: Final = "this client had lost its connection for longer than its calls are kept"
 _FIRST_MARK: Final = 1 << 62  # marks of questions are numbers that no call has
 
 
@@ -322,7 +322,7 @@ class ClientState:
         id = engine.info.id
         match call.pending[id]:
             case Stage.ACCEPTED:
-                self._gone(call, id, "it no longer knows the call, which may have run", started=True)
+                self._gone(call, id, "it does not know the call any more", started=True)
             case Stage.ASKED if id in call.aborting:
                 self._aborted(call, id)
             case Stage.ASKED:

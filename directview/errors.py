@@ -324,7 +324,8 @@ class EngineError(RemoteError):
 
     Args:
         engine_id: which engine.
-        engine_uuid: its uuid in hex; an engine that is restarted under its id has another.
+        engine_uuid: its uuid in hex; an engine that is restarted under its id has another. Empty where
+            nothing is known of the engine's own end: the answer was lost on the way.
         exit_code: of its process; negative for a signal, None when nobody saw the end.
         reason: what else is known.
         running: name of the call that it was running, if any.
@@ -364,7 +365,10 @@ class EngineError(RemoteError):
             return f"signal {-self.exit_code}"
 
     def _text(self, method: str) -> str:
-        if self.exit_code is None:
+        if self.exit_code is None and not self.engine_uuid:
+            what = "the answer of" if self.started else "a call for"
+            text = f"{what} engine {self.engine_id} was lost"
+        elif self.exit_code is None:
             text = f"engine {self.engine_id} was lost"
         elif self.exit_code < 0:
             text = f"engine {self.engine_id} was killed by {self.signal_name}"

@@ -50,6 +50,7 @@ __all__ = [
     "runtime_folder",
     "socket_path",
     "state_folder",
+    "stop_reason_file",
     "sweep",
 ]
 
@@ -149,6 +150,11 @@ def socket_path(cluster_id: str, purpose: str = "") -> Path:
             "set XDG_RUNTIME_DIR to a shorter folder of yours",
         )
     return path
+
+
+def stop_reason_file(folder: str | os.PathLike[str]) -> Path:
+    """Where a cluster's supervisor leaves word of why it ends the controller, for its clients."""
+    return Path(folder) / "stop-reason"
 
 
 def cluster_folders() -> Iterator[tuple[str | None, Path]]:

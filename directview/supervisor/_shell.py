@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from directview.folders import remove_folder, socket_path
+from directview.folders import remove_folder, socket_path, stop_reason_file
 from directview.supervisor._control import ControlServer
 from directview.supervisor._hosts import EngineHost, ForkServerHost
 from directview.supervisor._processes import exit_code_of, pidfd_open
@@ -240,12 +240,20 @@ class Supervisor:
                 case Reply(ticket, ok, value):
                     self._reply(ticket, ok, value)
                 case EndController(signum):
+                    self._say_why()
                     self._kill_child(self.controller_pid, signum)
                 case Finish(reason):
                     if not self._finished.done():
                         self._finished.set_result(reason)
                 case _ as unreachable:
                     assert_never(unreachable)
+
+    def _say_why(self) -> None:
+        """The controller is told by a signal, which says nothing; clients are told what lies here."""
+        try:
+            stop_reason_file(self.options.folder).write_text(self.machine.stopping or "")
+        except OSError:
+            _log.warning("clients can't be told why the cluster ends", exc_info=True)
 
     def _report_exit(self, uuid: bytes, exit_code: int | None, reason: str) -> None:
         _log.info("engine %s ended: %s", uuid.hex()[:12], reason or "in order")
@@ -477,5 +485,6 @@ def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
     else:
         for name in ("client.json", "engine.json", "supervisor.json"):
             (folder / name).unlink(missing_ok=True)
+        stop_reason_file(folder).unlink(missing_ok=True)
     if options.controller is not None:
         socket_path(options.cluster_id).unlink(missing_ok=True)

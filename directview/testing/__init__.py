@@ -10,5 +10,14 @@ from __future__ import annotations
 from directview.testing.loop import NothingLeft, VirtualTimeLoop, run
 from directview.testing.memory import MemoryLink, MemoryRouter
 from directview.testing.network import Network
+from directview.testing.simulation import SimulatedCluster
 
-__all__ = ["MemoryLink", "MemoryRouter", "Network", "NothingLeft", "VirtualTimeLoop", "run"]
+__all__ = [
+    "MemoryLink",
+    "MemoryRouter",
+    "Network",
+    "NothingLeft",
+    "SimulatedCluster",
+    "VirtualTimeLoop",
+    "run",
+]

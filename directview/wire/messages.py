@@ -151,6 +151,7 @@ class CallItem(NamedTuple):
 
     seq: int
     targets: tuple[int, ...]
+    """Engine ids. Of a call with several, each engine sees ``(BALANCED,)``: it is one that was chosen."""
     name: str
     """What the caller calls it; shown in errors and status, never interpreted."""
     flags: int
@@ -269,7 +270,7 @@ class Ack(NamedTuple):
     client: bytes
     watermark: int
     seqs: tuple[tuple[int, tuple[int, ...]], ...]
-    """(engine id, seqs) for each engine."""
+    """(engine id, seqs) for each engine; the seqs, and all of it, may be empty: the watermark says enough."""
 
 
 class Chunk(NamedTuple):

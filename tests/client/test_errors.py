@@ -272,8 +272,16 @@ def test_a_traceback_of_a_composite_error_shows_every_engines_own() -> None:
         ),
         (EngineError(0, exit_code=3), "engine 0 ended with exit code 3; this call may have run"),
         (
-            EngineError(0, reason="connection lost", method="f"),
+            EngineError(0, engine_uuid="ab", reason="connection lost", method="f"),
             "engine 0 was lost (connection lost); f may have run",
+        ),
+        (
+            EngineError(0, reason="this client had lost its connection", method="f"),
+            "the answer of engine 0 was lost (this client had lost its connection); f may have run",
+        ),
+        (
+            EngineError(7, reason="there is no such engine", method="f", started=False),
+            "a call for engine 7 was lost (there is no such engine); f had not started",
         ),
         (EngineError(0, exit_code=-250), "engine 0 was killed by signal 250; this call may have run"),
     ],

@@ -486,3 +486,22 @@ def test_what_needs_a_running_cluster_says_so() -> None:
         assert rc.cluster is not None
         with pytest.raises(RuntimeError, match="started already"):
             rc.cluster.start_cluster_sync()
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_other_clients_learn_why_a_cluster_was_stopped(own_folders: Path) -> None:
+    """In the words of whoever stopped it."""
+    cluster = Cluster(n=1)
+    with cluster.start_and_connect_sync() as rc, Client(cluster.connection_file) as other:
+        results = [client[0].apply_async(time.sleep, 60) for client in (rc, other)]
+        cluster.stop_cluster_sync()
+        for result in results:
+            with pytest.raises(ControllerLost, match="stopped by the program that started it"):
+                result.get(20)
+    cluster = Cluster(n=1)
+    with cluster.start_and_connect_sync() as rc:
+        result = rc[0].apply_async(time.sleep, 60)
+        os.kill(supervisor_of(cluster), signal.SIGTERM)
+        with pytest.raises(ControllerLost, match="the supervisor got SIGTERM"):
+            result.get(20)
+        cluster.stop_cluster_sync()
