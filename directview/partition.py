@@ -4,7 +4,7 @@ Scatter, gather and map stand on these functions. A part is of the kind that was
 of itself, a range gives ranges), so that engines compute on what the user would have computed on. Joining
 goes by what the parts are, not by what was once scattered: engines may have replaced them by results.
 
-numpy, pandas and pyarrow are recognised when the program has imported them, and never imported for it.
+numpy and the libraries around it are recognised when the program has imported them, never imported for it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def split(seq: Any, n: int, dist: Dist = "b") -> list[Any]:
 
     Args:
         seq: list, tuple, str, bytes, range and array.array give parts of their own kind; numpy arrays give
-            views along their first axis; pandas and pyarrow objects give rows of their kind; any other
-            iterable gives lists.
+            views along their first axis; objects of pandas, pyarrow, polars, scipy.sparse and torch give
+            rows of their kind; any other iterable gives lists.
         n: number of parts, at least 1.
         dist: ``'b'`` gives each part one block; ``'r'`` deals items out in turn.
 
@@ -174,14 +174,21 @@ def _is_ndarray(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
+def _is_of(library: str, value: Any, *names: str) -> bool:
+    module = sys.modules.get(library)
+    return module is not None and any(isinstance(value, getattr(module, name, ())) for name in names)
+
+
 def _is_pandas(value: Any, *names: str) -> bool:
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and any(isinstance(value, getattr(pandas, name, ())) for name in names)
+    return _is_of("pandas", value, *names)
 
 
 def _is_arrow(value: Any, *names: str) -> bool:
-    pyarrow = sys.modules.get("pyarrow")
-    return pyarrow is not None and any(isinstance(value, getattr(pyarrow, name, ())) for name in names)
+    return _is_of("pyarrow", value, *names)
+
+
+def _is_sparse(value: Any) -> bool:
+    return _is_of("scipy.sparse", value, "spmatrix", "sparray")
 
 
 def _kind(part: Any) -> str:
@@ -198,6 +205,12 @@ def _kind(part: Any) -> str:
     for name in ("Table", "RecordBatch", "ChunkedArray", "Array"):
         if _is_arrow(part, name):
             return f"arrow {name}"
+    if _is_of("polars", part, "DataFrame", "Series"):
+        return f"polars {type(part).__name__}"
+    if _is_of("torch", part, "Tensor"):
+        return "tensor" if part.ndim else "value"
+    if _is_sparse(part):
+        return "sparse"
     if isinstance(part, Iterable) and not isinstance(part, Mapping):
         return "iterable"
     return "value"
@@ -223,6 +236,11 @@ def _cutter(seq: Any) -> tuple[Callable[[slice], Any], int]:
         return seq.__getitem__, len(seq)
     if _is_arrow(seq, "Table", "RecordBatch", "ChunkedArray", "Array"):
         return _arrow_cutter(seq), len(seq)
+    if _is_of("polars", seq, "DataFrame", "Series") or (_is_of("torch", seq, "Tensor") and seq.ndim):
+        return seq.__getitem__, len(seq)
+    if _is_sparse(seq):
+        rows, form = seq.tocsr(), seq.format  # not every format has rows to be taken
+        return lambda where: rows[where].asformat(form), seq.shape[0]
     if isinstance(seq, Mapping):
         raise TypeError(
             f"a {type(seq).__name__} has no order of parts: use list(d.items()), or push it whole"
@@ -256,6 +274,10 @@ def _iterates_by_rows(seq: Any) -> bool:
         return True
     if _is_ndarray(seq):
         return bool(seq.ndim)
+    if _is_of("torch", seq, "Tensor"):
+        return bool(seq.ndim)
+    if _is_of("polars", seq, "Series"):
+        return True
     return _is_pandas(seq, "Series", "Index") or _is_arrow(seq, "ChunkedArray", "Array")
 
 
@@ -401,6 +423,24 @@ def _join_arrow(parts: list[Any], dist: Dist) -> Any:
     return whole if dist == "b" else whole.take(_turns([len(part) for part in parts]))
 
 
+def _join_polars(parts: list[Any], dist: Dist) -> Any:
+    whole = sys.modules["polars"].concat(parts)
+    return whole if dist == "b" else whole[_turns([len(part) for part in parts])]
+
+
+def _join_tensors(parts: list[Any], dist: Dist) -> Any:
+    torch: Any = sys.modules["torch"]
+    whole = torch.cat(parts)
+    return whole if dist == "b" else whole[torch.from_numpy(_turns([len(part) for part in parts]))]
+
+
+def _join_sparse(parts: list[Any], dist: Dist) -> Any:
+    sparse: Any = sys.modules["scipy.sparse"]
+    form = parts[0].format
+    whole = sparse.vstack(parts, "csr") if parts[0].ndim > 1 else sparse.hstack(parts, "csr")
+    return (whole if dist == "b" else whole[_turns([part.shape[0] for part in parts])]).asformat(form)
+
+
 _JOINERS: Final[dict[str, Callable[[list[Any], Dist], Any]]] = {
     "list": _join_lists,
     "range": _join_lists,
@@ -418,4 +458,8 @@ _JOINERS: Final[dict[str, Callable[[list[Any], Dist], Any]]] = {
     "arrow RecordBatch": _join_arrow,
     "arrow ChunkedArray": _join_arrow,
     "arrow Array": _join_arrow,
+    "polars DataFrame": _join_polars,
+    "polars Series": _join_polars,
+    "tensor": _join_tensors,
+    "sparse": _join_sparse,
 }

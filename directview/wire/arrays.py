@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["OUT_OF_BAND_BYTES", "REDUCERS", "reduce_subclass", "reduce_tensor"]
+__all__ = ["OUT_OF_BAND_BYTES", "REDUCERS", "reduce_arrow", "reduce_subclass", "reduce_tensor"]
 
 OUT_OF_BAND_BYTES: Final = 16 << 10
 """Smallest buffer that travels beside the pickle. Below it the copy is cheaper than the bookkeeping."""
@@ -186,6 +186,42 @@ REDUCERS: Final[dict[type, Callable[[Any], Any]]] = {
     array: _reduce_stdlib_array,
 }
 """By exact class."""
+
+
+# --- pyarrow --------------------------------------------------------------------------------------------
+
+_SLICED: Final = ("Table", "RecordBatch", "ChunkedArray")
+
+
+def reduce_arrow(rows: Any) -> Any:
+    """What is a small part of larger buffers, as a stream of its own rows: pyarrow would send all buffers.
+
+    So a DataFrame that is cut into parts sends each part's strings only.
+    """
+    pyarrow: Any = sys.modules["pyarrow"]
+    kind = type(rows).__name__
+    if not (kind in _SLICED or isinstance(rows, pyarrow.Array)):
+        return NotImplemented
+    whole = rows.get_total_buffer_size()
+    if whole < OUT_OF_BAND_BYTES or whole < 2 * rows.nbytes:
+        return NotImplemented
+    if kind == "ChunkedArray":
+        columns = pyarrow.table({"": rows})
+    else:
+        columns = rows if kind in _SLICED else pyarrow.record_batch([rows], [""])
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, columns.schema) as stream:
+        stream.write(columns)
+    return _rebuild_arrow, (kind if kind in _SLICED else "Array", sink.getvalue())
+
+
+def _rebuild_arrow(kind: str, stream: Any) -> Any:
+    reader = importlib.import_module("pyarrow").ipc.open_stream(stream)
+    if kind in ("Table", "ChunkedArray"):
+        table = reader.read_all()
+        return table if kind == "Table" else table.column(0)
+    batch = reader.read_next_batch()
+    return batch if kind == "RecordBatch" else batch.column(0)
 
 
 # --- torch ----------------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class _Pickler(pickle.Pickler):
             if issubclass(kind, ModuleType):  # lazy modules
                 return cp._module_reduce(obj)
             return arrays.reduce_subclass(obj)
+        if "pyarrow" in modules and kind.__module__ == "pyarrow.lib":
+            return arrays.reduce_arrow(obj)
         if "torch" in modules and kind.__name__ == "Tensor":
             return arrays.reduce_tensor(obj)
         return NotImplemented

@@ -182,6 +182,46 @@ def test_arrow_objects_keep_their_kind(whole: Any, dist: Dist, n: int) -> None:
     assert back.equals(whole)
 
 
+@pytest.mark.parametrize("kind", ["matrix", "array"])
+@pytest.mark.parametrize("form", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_sparse_ones_keep_their_kind(kind: str, form: str, n: int, dist: Dist) -> None:
+    sparse: Any = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
+    whole = getattr(sparse, f"csr_{kind}")(np.arange(30).reshape(6, 5) % 4).asformat(form)
+    parts = split(whole, n, dist)
+    assert [part.shape[0] for part in parts] == sizes(6, n)
+    again = join(parts, dist)
+    assert type(again) is type(parts[0]) is type(whole)
+    assert again.dtype == whole.dtype
+    assert_array_equal(again.toarray(), whole.toarray())
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_frames_of_polars_keep_their_kind(n: int, dist: Dist) -> None:
+    polars: Any = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.DataFrame({"a": range(6), "b": list("uvwxyz")})
+    for whole in (frame, frame["b"]):
+        parts = split(whole, n, dist)
+        assert [len(part) for part in parts] == sizes(6, n)
+        assert join(parts, dist).equals(whole)
+    assert split_aligned([frame["a"], "xyz"], 2)[1][1] == "z"
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_tensors_keep_their_kind(n: int, dist: Dist) -> None:
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed; it takes 5 GB")
+    whole = torch.arange(12.0).reshape(6, 2)
+    parts = split(whole, n, dist)
+    assert [len(part) for part in parts] == sizes(6, n)
+    assert torch.equal(join(parts, dist), whole)
+    assert join([torch.tensor(1), torch.tensor(2)]) == [torch.tensor(1), torch.tensor(2)]
+    with pytest.raises(TypeError, match="0-d tensor"):
+        split(torch.tensor(1), 2)
+
+
 def test_arrow_parts_do_not_carry_the_whole() -> None:
     """A slice of an Arrow array is pickled with all of its buffers; a part must not be."""
     whole = pa.array(range(10_000))

@@ -747,6 +747,48 @@ def test_the_part_that_cannot_travel_is_named(make: Callable[[], Any], text: str
     assert caught.value.__cause__ is not None
 
 
+@dataclasses.dataclass
+class Holder:
+    held: Any
+
+
+@st.composite
+def hidden(draw: st.DrawFn) -> tuple[Any, str]:
+    """Something that can't travel, deep among things that can; and the way to it."""
+    value: Any = threading.Lock()
+    path = ""
+    for _ in range(draw(st.integers(1, 6))):
+        before = draw(st.lists(plain, max_size=3))
+        match draw(st.sampled_from(["list", "tuple", "dict", "attribute", "items"])):
+            case "list":
+                value, path = [*before, value, *before], f"[{len(before)}]{path}"
+            case "tuple":
+                value, path = (*before, value), f"[{len(before)}]{path}"
+            case "dict":
+                key = draw(st.text(max_size=5) | st.integers(-99, 99))
+                others = {f"other {i}": one for i, one in enumerate(before)}
+                value, path = {**others, key: value}, f"[{key!r}]{path}"
+            case "attribute":
+                value, path = Holder(value), f".held{path}"
+            case _:
+                value, path = collections.deque([*before, value]), f"[{len(before)}]{path}"
+    return value, path
+
+
+@settings(deadline=None)
+@given(hidden())
+def test_the_way_to_what_cannot_travel_is_said_whatever_is_around_it(case: tuple[Any, str]) -> None:
+    value, path = case
+    with pytest.raises(SerializationError) as caught:
+        dumps(value, part="x")
+    said = str(caught.value)
+    assert said.endswith(LOCK)
+    if path == ".held":
+        assert said == f"x: attribute 'held' of Holder: {LOCK}"
+    else:
+        assert said.startswith((f"x: {path}: ", f"x: {path} (attribute 'held' of Holder): "))
+
+
 def test_arguments_are_named_by_position_or_keyword() -> None:
     with pytest.raises(SerializationError) as caught:
         dump_arguments((Locked(),), {}, call="apply")
