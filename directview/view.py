@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from directview._sync_imports import SyncImports
 from directview._view_calls import Calls
@@ -18,6 +18,9 @@ from directview._view_control import Control
 from directview._view_objects import Objects
 from directview._view_targets import K, Many, One, Targets
 from directview.reply import ExecuteReply
+
+if TYPE_CHECKING:
+    from directview.executor import ViewExecutor
 
 __all__ = ["BroadcastView", "DirectView", "EngineView", "ExecuteReply", "Many", "One", "Targets"]
 
@@ -65,6 +68,28 @@ class DirectView(Calls[K], Objects[K], Control[K]):
             label=self.label if label is None else label,
             time_limit=self.time_limit if time_limit is None else time_limit,
         )
+
+    # --- for other libraries --------------------------------------------------------------------------
+
+    @property
+    def executor(self) -> ViewExecutor:
+        """A `concurrent.futures.Executor`: each call runs once, on the least busy of this view's engines."""
+        from directview.executor import ViewExecutor
+
+        return ViewExecutor(self)
+
+    def register_joblib_backend(self, name: str = "directview", make_default: bool = False) -> None:
+        """Have joblib, and with it scikit-learn, run on this view's engines.
+
+        Args:
+            name: of the backend; the default is registered as ``'ipyparallel'`` too.
+            make_default: use it where no backend is named.
+
+        Raises:
+            ImportError: joblib is not installed.
+        """
+        targets = [self._targets] if isinstance(self._targets, int) else self._targets
+        self.client.load_balanced_view(targets).register_joblib_backend(name, make_default)
 
     # --- imports --------------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ class EngineShell:
         """In which all calls run, whatever woke the loop: operations find the namespace in it."""
         self._incarnation = 0
         self._working = False
+        self._yielding = False
         self._heard = 0
         """Messages so far."""
         self._held_since: float | None = None
@@ -177,12 +178,21 @@ class EngineShell:
 
     def _turn(self) -> None:
         """Messages have come, or a call has ended: run what may run, send what there is to say."""
-        if not self._working:
+        if not self._working and not self._yielding:
             self._working = True
             try:
                 self._context.run(self._work)
             finally:
                 self._working = False
+
+    def _yield(self) -> None:
+        """Let the loop turn once. Not even a message that arrives right now starts a call before it has."""
+        self._yielding = True
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._yielding = False
+        self._turn()
 
     def _work(self) -> None:
         until = time.perf_counter() + _SLICE
@@ -201,7 +211,7 @@ class EngineShell:
                 break
             # A coroutine takes its first step before the next call starts: the loop has to turn.
             if self._runner.start(call) or time.perf_counter() > until:
-                self._loop.call_soon(self._turn)
+                self._yield()
                 break
         self._outbox.flush()
 

@@ -6,7 +6,7 @@ Each ``type: ignore`` is an error that must be found: an unused one fails the ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, assert_type
 
 from directview import (
@@ -19,6 +19,7 @@ from directview import (
     Many,
     One,
     Reference,
+    Stream,
     interactive,
     require,
 )
@@ -65,6 +66,34 @@ async def awaiting(rc: Client) -> None:
     one, many = await asyncio.gather(rc[0].apply_async(add, 1), rc[:].apply_async(add, 1))
     assert_type(one, float)
     assert_type(many, list[float])
+
+
+def numbers(n: int, *, step: int = 1) -> Iterator[int]:
+    yield from range(0, n, step)
+
+
+async def lines(name: str) -> AsyncIterator[bytes]:
+    yield name.encode()
+
+
+def as_list(n: int) -> list[str]:
+    return [str(n)]
+
+
+async def streams(rc: Client) -> None:
+    assert_type(rc[0].stream(numbers, 3, step=2), Stream[int])
+    assert_type(rc[:].stream(numbers, 3), Stream[tuple[int, int]])
+    assert_type(rc[0].stream(lines, "a"), Stream[bytes])
+    assert_type(rc[:].stream(lines, name="a"), Stream[tuple[int, bytes]])
+    assert_type(rc[0].stream(as_list, 3), Stream[str])
+    assert_type([item async for item in rc[0].stream(lines, "a")], list[bytes])
+    assert_type([item for _, item in rc[:].options(time_limit=2.5).stream(numbers, 3)], list[Any])
+    for engine, item in rc[:].stream(numbers, 3):
+        assert_type(engine, int)
+        assert_type(item, int)
+    assert_type(await anext(rc[0].stream(numbers, 3)), int)
+    rc[0].stream(numbers, "3")  # type: ignore[call-overload]
+    rc[0].stream(add, 1)  # type: ignore[call-overload]
 
 
 def remote_functions(rc: Client) -> None:

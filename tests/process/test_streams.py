@@ -1,0 +1,642 @@
+"""Streams: what generators on engines yield, as they yield it; and their end, whoever brings it about."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from directview import (
+    Client,
+    ClientClosed,
+    Cluster,
+    CompositeError,
+    EngineError,
+    RemoteError,
+    SerializationError,
+    Stream,
+    TaskAborted,
+    TaskTimeout,
+    WouldBlockLoop,
+)
+
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
+
+DEADLINE = 20.0
+LONG = 60.0
+"""Seconds that a step would take if nobody ended it."""
+
+
+@pytest.fixture(scope="module")
+def cluster(own_folders: Path) -> Iterator[Cluster]:
+    """Two engines."""
+    with Cluster(n=2) as rc:
+        assert rc.cluster is not None
+        yield rc.cluster
+
+
+@pytest.fixture
+async def rc(cluster: Cluster) -> AsyncIterator[Client]:
+    """A client on the test's loop. After the test nothing is left on the engines, which are the same ones."""
+    async with Client(cluster.connection_file) as client:
+        pids = await client[:].apply_async(os.getpid)
+        yield client
+        assert await client[:].apply_async(os.getpid) == pids
+        await nothing_runs(client)
+        await client[:].clear()
+
+
+async def nothing_runs(rc: Client) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while any([await tasks(rc, engine) for engine in rc.ids]):  # noqa: ASYNC110 - the engines' business
+            await asyncio.sleep(0.01)
+    assert rc.outstanding == set()
+
+
+async def tasks(rc: Client, engine: int) -> int:
+    status = (await rc.query("queue_status"))[str(engine)]
+    return int(status["queue"] + status["tasks"])
+
+
+async def noted(rc: Client, name: str, engine: int = 0) -> Any:
+    """Wait until a generator has noted something."""
+    async with asyncio.timeout(DEADLINE):
+        while (found := await rc[engine].pull_async(f"globals().get({name!r})")) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # over there, nothing can set an event of ours
+    return found
+
+
+async def settled(rc: Client) -> int:
+    """How far a generator has gone, when it goes no further."""
+    made = -1
+    async with asyncio.timeout(DEADLINE):
+        while made != (made := await rc[0].pull_async("made")):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return made
+
+
+async def collect(stream: Stream[Any], items: list[Any]) -> None:
+    """Append the items, as long as they come."""
+    async for item in stream:
+        items.append(item)  # noqa: PERF401 - they are to be there when the stream raises
+
+
+def note(name: str, value: Any) -> None:
+    from directview.operations import namespace
+
+    namespace()[name] = value
+
+
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+async def count_async(n: int) -> AsyncIterator[int]:
+    for i in range(n):
+        if i % 7 == 0:
+            await asyncio.sleep(0)
+        yield i
+
+
+def endless(note: Callable[[str, Any], None]) -> Iterator[int]:
+    i = 0
+    try:
+        while True:
+            i += 1
+            note("made", i)
+            yield i
+    finally:
+        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
+
+
+async def endless_async(note: Callable[[str, Any], None]) -> AsyncIterator[int]:
+    i = 0
+    try:
+        while True:
+            i += 1
+            note("made", i)
+            yield i
+    finally:
+        await asyncio.sleep(0)
+        note("ended", "after an await")
+
+
+def then_sleeps(note: Callable[[str, Any], None]) -> Iterator[int]:
+    try:
+        yield from range(5)
+        time.sleep(LONG)
+    finally:
+        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
+
+
+def then_spins(note: Callable[[str, Any], None]) -> Iterator[int]:
+    try:
+        yield from range(5)
+        end = time.monotonic() + LONG
+        while time.monotonic() < end:
+            pass
+    finally:
+        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
+
+
+async def then_waits(note: Callable[[str, Any], None]) -> AsyncIterator[int]:
+    try:
+        for i in range(5):
+            yield i
+        await asyncio.sleep(LONG)
+    finally:
+        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
+
+
+async def then_blocks(note: Callable[[str, Any], None]) -> AsyncIterator[int]:
+    try:
+        for i in range(5):
+            yield i
+        time.sleep(LONG)  # noqa: ASYNC251 - as careless code does
+    finally:
+        note("ended", "anyhow")
+
+
+# --- items ----------------------------------------------------------------------------------------------
+
+
+async def awaited_range(n: int) -> range:
+    await asyncio.sleep(0)
+    return range(n)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 3000])
+@pytest.mark.parametrize(
+    "f",
+    [count, count_async, range, awaited_range, lambda n: list(range(n)), lambda n: (i for i in range(n))],
+    ids=["generator", "async", "range", "awaited", "list", "expression"],
+)
+async def test_items_come_in_order(rc: Client, f: Any, n: int) -> None:
+    """Of generator functions, async ones, and whatever else returns something to iterate over."""
+    assert [item async for item in rc[0].stream(f, n)] == list(range(n))
+
+
+async def test_on_several_engines_items_come_with_their_engine(rc: Client) -> None:
+    got: dict[int, list[int]] = {0: [], 1: []}
+    async for engine, item in rc[:].stream(count, 1000):
+        got[engine].append(item)
+    assert got == {0: list(range(1000)), 1: list(range(1000))}
+    assert [pair async for pair in rc[[1]].stream(count, 2)] == [(1, 0), (1, 1)]
+
+
+async def test_no_engine_waits_for_another(rc: Client) -> None:
+    """What one yields is here while the other has not yielded anything."""
+    await rc[:].scatter("which", range(2), flatten=True)
+
+    def uneven() -> Iterator[int]:
+        if which:  # type: ignore[name-defined]
+            time.sleep(LONG)
+        yield from range(500)
+
+    async with rc[:].stream(uneven) as stream:
+        assert [await anext(stream) for _ in range(500)] == [(0, i) for i in range(500)]
+
+
+async def test_arguments_are_the_functions_own(rc: Client) -> None:
+    """Also keywords that a flag could be called."""
+
+    def shows(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield args
+        yield kwargs
+
+    stream = rc[0].stream(shows, 1, f=2, time_limit=3, targets=4, seq=5)
+    assert [item async for item in stream] == [(1,), {"f": 2, "time_limit": 3, "targets": 4, "seq": 5}]
+
+
+async def test_generators_see_the_engines_names(rc: Client) -> None:
+    await rc[:].push({"a": 10})
+    beside = 1
+
+    def sums(n: int) -> Iterator[int]:
+        yield from (a + i + beside for i in range(n))  # type: ignore[name-defined]
+
+    async def sums_async(n: int) -> AsyncIterator[int]:
+        for value in [a + i + beside for i in range(n)]:  # type: ignore[name-defined]
+            await asyncio.sleep(0)
+            yield value
+
+    for f in (sums, sums_async):
+        assert [item async for item in rc[0].stream(f, 3)] == [11, 12, 13]
+
+
+async def test_an_item_is_what_it_was_when_it_was_yielded(rc: Client) -> None:
+    """A generator may change the object that it has yielded, small or large; the items can be changed too."""
+
+    def refills(n: int) -> Iterator[Any]:
+        array = np.zeros(n)
+        for i in range(4):
+            array[:] = i
+            yield array
+
+    for n in (1, 100_000, 500_000):
+        items = [item async for item in rc[0].stream(refills, n)]
+        assert [float(item.sum()) for item in items] == [0.0, n, 2 * n, 3 * n]
+        items[1][:] = 7.0
+        assert (float(items[1][-1]), float(items[2][-1])) == (7.0, 2.0)
+
+
+async def test_large_items_of_any_kind_arrive(rc: Client) -> None:
+    def large() -> Iterator[Any]:
+        yield b"x" * 3_000_000
+        yield "small"
+        yield {"a": np.arange(400_000), "b": [np.ones(3), "y" * 100_000]}
+        yield np.arange(10)[::2]
+
+    items = [item async for item in rc[0].stream(large)]
+    assert items[0] == b"x" * 3_000_000
+    assert items[1] == "small"
+    assert items[2]["a"].tolist() == list(range(400_000))
+    assert items[2]["b"][1] == "y" * 100_000
+    assert items[3].tolist() == [0, 2, 4, 6, 8]
+
+
+# --- as they are yielded, and no more than asked for ----------------------------------------------------
+
+
+@pytest.mark.parametrize("f", [then_sleeps, then_spins, then_waits, then_blocks])
+async def test_items_are_here_before_the_next_one_is_yielded(rc: Client, f: Any) -> None:
+    """Also while the generator blocks the engine's loop; and leaving ends it there."""
+    async with asyncio.timeout(DEADLINE):
+        async for item in rc[0].stream(f, note):
+            if item == 4:
+                break
+        ended = await noted(rc, "ended")
+    assert ended in ("CallCancelled", "CancelledError", "anyhow")
+
+
+@pytest.mark.parametrize("f", [endless, endless_async])
+async def test_an_endless_generator_is_held_up(rc: Client, f: Any) -> None:
+    """It goes a few batches ahead of the loop, and there it waits."""
+    async with rc[0].stream(f, note) as stream:
+        for taken in (1, 2, 700):
+            while await anext(stream) < taken:
+                pass
+            assert taken <= await settled(rc) <= taken + 1500
+
+
+async def test_large_items_are_held_up_sooner(rc: Client) -> None:
+    def arrays() -> Iterator[Any]:
+        for i in range(1000):
+            note("made", i)
+            yield np.full(1 << 18, i)
+
+    async with rc[0].stream(arrays) as stream:
+        assert (await anext(stream))[0] == 0
+        assert await settled(rc) <= 4
+
+
+async def test_other_calls_run_between_items(rc: Client) -> None:
+    async with rc[0].stream(endless, note) as stream, rc[0].stream(count_async, 10**9) as other:
+        for _ in range(1000):
+            await anext(stream)
+            await anext(other)
+        assert await rc[0].apply_async(abs, -3) == 3
+
+
+# --- leaving --------------------------------------------------------------------------------------------
+
+
+async def leave_by_break(stream: Stream[int]) -> None:
+    async for item in stream:
+        if item > 10:
+            break
+
+
+async def leave_by_exception(stream: Stream[int]) -> None:
+    try:
+        async for item in stream:
+            1 // (item - 10)
+    except ZeroDivisionError:
+        return
+    raise AssertionError("it has ended")
+
+
+async def leave_by_cancelling(stream: Stream[int]) -> None:
+    async def reads() -> None:
+        async for _ in stream:
+            pass
+
+    task = asyncio.create_task(reads())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def leave_by_aclose(stream: Stream[int]) -> None:
+    await anext(stream)
+    await stream.aclose()
+    await stream.aclose()
+
+
+async def leave_by_close(stream: Stream[int]) -> None:
+    await anext(stream)
+    stream.close()
+
+
+async def leave_by_a_block(stream: Stream[int]) -> None:
+    async with stream:
+        await anext(stream)
+    with stream:
+        pass
+
+
+async def leave_at_once(stream: Stream[int]) -> None:
+    stream.close()
+
+
+LEAVING = [
+    leave_by_break,
+    leave_by_exception,
+    leave_by_cancelling,
+    leave_by_aclose,
+    leave_by_close,
+    leave_by_a_block,
+]
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+@pytest.mark.parametrize("f", [endless, endless_async])
+async def test_leaving_ends_the_generator(rc: Client, f: Any, leave: Any) -> None:
+    """Its `finally` runs, and further iterations end at once."""
+    stream = rc[0].stream(f, note)
+    await leave(stream)
+    await noted(rc, "ended")
+    assert [item async for item in stream] == []
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    await nothing_runs(rc)
+
+
+async def test_dropping_it_ends_the_generator(rc: Client) -> None:
+    stream = rc[:].stream(endless, note)
+    await anext(stream)
+    del stream
+    await noted(rc, "ended", 0)
+    await noted(rc, "ended", 1)
+
+
+async def test_leaving_before_it_has_begun(rc: Client) -> None:
+    busy = rc[0].apply_async(time.sleep, 0.2)
+    await leave_at_once(rc[0].stream(endless, note))
+    await busy
+    await nothing_runs(rc)
+    assert await rc[0].pull_async("globals().get('made')") is None
+
+
+async def test_aclose_waits_for_the_cleaning_up(rc: Client) -> None:
+    async def tidy() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            await asyncio.sleep(0.3)
+            note("ended", "tidy")
+
+    stream = rc[0].stream(tidy)
+    await anext(stream)
+    await stream.aclose()
+    assert await rc[0].pull_async("ended") == "tidy"
+
+
+async def test_what_surrounds_a_yield_stays_in_one_task(rc: Client) -> None:
+    """Timeouts, task groups and context variables of an async generator last over its yields."""
+
+    async def timed() -> AsyncIterator[int]:
+        async with asyncio.timeout(LONG), asyncio.TaskGroup() as group:
+            task = group.create_task(asyncio.sleep(0.01, 5))
+            yield 1
+            yield await task
+            yield 6
+
+    assert [item async for item in rc[0].stream(timed)] == [1, 5, 6]
+
+
+async def test_a_client_that_goes_leaves_no_generator(rc: Client, cluster: Cluster) -> None:
+    """One that says goodbye, and one that is killed."""
+    async with Client(cluster.connection_file) as other:
+        stream = other[0].stream(endless_async, note)
+        await anext(stream)
+    await noted(rc, "ended")
+    await rc[0].clear()
+    items: list[int] = []
+    with pytest.raises((ClientClosed, StopAsyncIteration)):
+        await collect(stream, items)
+    program = textwrap.dedent(
+        f"""
+        import os, signal
+        from directview import Client
+        from directview.operations import namespace
+        def endless():
+            try:
+                while True:
+                    yield 1
+            finally:
+                namespace()["ended"] = "killed"
+        rc = Client({str(cluster.connection_file)!r})
+        for item in rc[0].stream(endless):
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", program], timeout=DEADLINE, check=False
+    )
+    assert done.returncode == -9
+    assert await noted(rc, "ended") == "killed"
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+def fails_after(n: int) -> Iterator[int]:
+    yield from range(n)
+    raise ZeroDivisionError("no more")
+
+
+async def fails_after_async(n: int) -> AsyncIterator[int]:
+    for i in range(n):
+        yield i
+    raise ZeroDivisionError("no more")
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+@pytest.mark.parametrize("f", [fails_after, fails_after_async])
+async def test_an_error_comes_after_the_items_before_it(rc: Client, f: Any, n: int) -> None:
+    got: list[int] = []
+    with pytest.raises(ZeroDivisionError, match="no more") as caught:
+        await collect(rc[0].stream(f, n), got)
+    assert got == list(range(n))
+    assert isinstance(caught.value, RemoteError)
+
+
+async def test_an_error_on_one_engine_ends_the_others(rc: Client) -> None:
+    await rc[:].scatter("which", range(2), flatten=True)
+
+    def one_fails() -> Iterator[int]:
+        try:
+            for i in range(100_000_000):
+                if which == 1 and i == 3:  # type: ignore[name-defined]
+                    raise KeyError(which)  # type: ignore[name-defined]
+                yield i
+        finally:
+            note("ended", True)
+
+    got: list[tuple[int, int]] = []
+    with pytest.raises(CompositeError) as caught:
+        await collect(rc[:].stream(one_fails), got)
+    assert [item for engine, item in got if engine == 1] == [0, 1, 2]
+    assert [type(error).__mro__[2] for error in caught.value.exceptions] == [KeyError]
+    await noted(rc, "ended", 0)
+
+
+async def test_what_can_not_travel_is_named(rc: Client) -> None:
+    def yields_a_lock() -> Iterator[Any]:
+        import threading
+
+        yield 1
+        yield {"lock": threading.Lock()}
+
+    stream = rc[0].stream(yields_a_lock)
+    assert await anext(stream) == 1
+    with pytest.raises(SerializationError, match=r"an item of yields_a_lock.*'lock'"):
+        await anext(stream)
+    with pytest.raises(SerializationError, match="argument 1 of <lambda>"):
+        rc[0].stream(lambda lock: [lock], (i for i in range(3)))
+
+
+async def test_what_is_no_iterator_is_refused(rc: Client) -> None:
+    with pytest.raises(TypeError, match=r"stream takes a generator function.*<lambda> returned int"):
+        await collect(rc[0].stream(lambda: 0), [])  # type: ignore[call-overload]
+    with pytest.raises(ZeroDivisionError):
+        await collect(rc[0].stream(lambda: range(1 // 0)), [])
+
+
+async def test_a_generator_as_a_plain_result_is_told_of_streams(rc: Client) -> None:
+    for f in (count, count_async):
+        with pytest.raises(SerializationError, match=r"view\.stream"):
+            await rc[0].apply_async(f, 3)
+
+
+async def test_aborting_it_tells_who_iterates(rc: Client) -> None:
+    stream = rc[0].stream(then_waits, note)
+    assert [await anext(stream) for _ in range(5)] == list(range(5))
+    asyncio.get_running_loop().call_later(0.05, rc.abort, stream.msg_ids)
+    with pytest.raises(TaskAborted):
+        await anext(stream)
+    assert await noted(rc, "ended") == "CancelledError"
+
+
+@pytest.mark.parametrize("f", [then_sleeps, then_waits])
+async def test_a_time_limit_counts_for_the_whole_stream(rc: Client, f: Any) -> None:
+    got: list[int] = []
+    with pytest.raises(TaskTimeout, match=r"then_\w+ on engine 0 .* time limit of 0.3 s"):
+        await collect(rc[0].options(time_limit=0.3).stream(f, note), got)
+    assert got == list(range(5))
+    await noted(rc, "ended")
+
+
+async def test_the_end_of_an_engine_ends_its_streams(own_folders: Path) -> None:
+    def ends() -> Iterator[int]:
+        yield 1
+        time.sleep(0.1)
+        os._exit(3)
+
+    async with Cluster(n=1) as rc:
+        stream = rc[0].stream(ends)
+        with pytest.raises(EngineError, match="3"):
+            await collect(stream, [])
+        assert [item async for item in stream] == []
+
+
+# --- what is known of it --------------------------------------------------------------------------------
+
+
+async def test_output_is_there_while_it_runs(rc: Client) -> None:
+    def talks() -> Iterator[int]:
+        print("begins", flush=True)
+        yield 1
+        print("goes on", file=sys.stderr, flush=True)
+        yield 2
+
+    stream = rc[0].stream(talks)
+    assert await anext(stream) == 1
+    assert stream.stdout == "begins\n"
+    assert [item async for item in stream] == [2]
+    assert (stream.stdout, stream.stderr) == ("begins\n", "goes on\n")
+    both = rc[:].stream(talks)
+    assert repr(both) == "<Stream(talks) from [0, 1]: open>"
+    assert len([item async for item in both]) == 4
+    assert both.stdout == ["begins\n"] * 2
+    assert (len(both.msg_ids), both.targets) == (2, [0, 1])
+    assert repr(both) == "<Stream(talks) from [0, 1]: ended>"
+
+
+async def test_a_stream_is_one_call_in_the_history(rc: Client) -> None:
+    """However many batches it takes; nor do they push other results out of the client's memory."""
+    view = rc[0]
+    before = len(rc.history)
+    stream = view.stream(count, 3000)
+    assert rc.outstanding == set(stream.msg_ids)
+    async for _ in stream:
+        pass
+    assert rc.history[before:] == stream.msg_ids
+    assert view.history == stream.msg_ids
+    assert list(rc.results)[-1:] == stream.msg_ids
+
+
+# --- blocking -------------------------------------------------------------------------------------------
+
+
+async def test_a_loop_that_is_needed_is_not_blocked(rc: Client) -> None:
+    stream = rc[0].stream(count, 3)
+    with pytest.raises(WouldBlockLoop, match="async for"):
+        for _ in stream:
+            pass
+    with pytest.raises(WouldBlockLoop, match="async for"):
+        next(stream)
+    assert await asyncio.to_thread(list, stream) == [0, 1, 2]
+
+
+def test_blocking_iteration(cluster: Cluster) -> None:
+    """`for`, `list`, `zip`, on one engine and on both; leaving ends it."""
+    with Client(cluster.connection_file) as rc:
+        assert list(rc[0].stream(count, 1000)) == list(range(1000))
+        assert sorted(rc[:].stream(count, 2)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert list(zip(range(3), rc[0].stream(endless, note), strict=False)) == [(0, 1), (1, 2), (2, 3)]
+        for item in rc[0].stream(endless, note):
+            if item == 1000:
+                break
+        assert rc[0].apply_sync(abs, -1) == 1
+        with pytest.raises(ZeroDivisionError):
+            list(rc[0].stream(fails_after, 3))
+        deadline = time.monotonic() + DEADLINE
+        while rc.queue_status(0)["tasks"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert rc.queue_status(0)["tasks"] == 0
+        rc[:].clear(block=True)
+
+
+def test_a_plain_clients_stream_can_be_awaited_on_any_loop(cluster: Cluster) -> None:
+    with Client(cluster.connection_file) as rc:
+        stream = rc[0].stream(count, 5)
+
+        async def two() -> list[int]:
+            return [await anext(stream), await anext(stream)]
+
+        assert asyncio.run(two()) == [0, 1]
+        assert asyncio.run(two()) == [2, 3]
+        assert list(stream) == [4]
