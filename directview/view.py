@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from directview._sync_imports import SyncImports
 from directview._view_calls import Calls
@@ -42,6 +42,26 @@ class DirectView(Calls[K], Objects[K], Control[K]):
         time_limit: seconds that a call may take, from its submission to its end; None: any number.
     """
 
+    @overload
+    def options(
+        self,
+        *,
+        targets: None = None,
+        block: bool | None = None,
+        track: bool | None = None,
+        label: str | None = None,
+        time_limit: float | None = None,
+    ) -> DirectView[K]: ...
+    @overload
+    def options(
+        self,
+        *,
+        targets: Targets,
+        block: bool | None = None,
+        track: bool | None = None,
+        label: str | None = None,
+        time_limit: float | None = None,
+    ) -> DirectView[Any]: ...
     def options(
         self,
         *,

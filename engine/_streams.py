@@ -176,8 +176,9 @@ class _Stream:
             try:
                 await self._to_the_end(self._pull_async(awaited))
             finally:
-                if hasattr(awaited, "aclose"):
-                    await awaited.aclose()
+                aclose = getattr(awaited, "aclose", None)
+                if aclose is not None:
+                    await aclose()
             return
         try:
             iterator = iter(made)
@@ -189,8 +190,9 @@ class _Stream:
         try:
             await self._to_the_end(self._pull(iterator))
         finally:
-            if hasattr(iterator, "close"):
-                self._streams.steps.run(self.key, self._overlay, iterator.close)
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                self._streams.steps.run(self.key, self._overlay, close)
 
     async def _to_the_end(self, pulling: Coroutine[Any, Any, None]) -> None:
         try:

@@ -87,7 +87,8 @@ async def streams(rc: Client) -> None:
     assert_type(rc[:].stream(lines, name="a"), Stream[tuple[int, bytes]])
     assert_type(rc[0].stream(as_list, 3), Stream[str])
     assert_type([item async for item in rc[0].stream(lines, "a")], list[bytes])
-    assert_type([item for _, item in rc[:].options(time_limit=2.5).stream(numbers, 3)], list[Any])
+    assert_type([item for _, item in rc[:].options(time_limit=2.5).stream(numbers, 3)], list[int])
+    assert_type(rc[:].options(targets=0, block=True), DirectView[Any])
     for engine, item in rc[:].stream(numbers, 3):
         assert_type(engine, int)
         assert_type(item, int)
