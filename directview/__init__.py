@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from directview import error, errors
     from directview._answers import AsyncHubResult
+    from directview.balanced import Dependency, LoadBalancedView
     from directview.client import Client
     from directview.cluster import Cluster
     from directview.dependencies import Reference, depend, dependent, interactive, require
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
         WouldBlockLoop,
     )
     from directview.events import EngineEvent
+    from directview.executor import ViewExecutor, register_joblib_backend
     from directview.functions import ParallelFunction, RemoteFunction, parallel, remote
+    from directview.lazy import LazyMap
     from directview.reply import ExecuteReply
     from directview.result import AsyncMapResult, AsyncResult
     from directview.streams import Stream
@@ -67,6 +70,7 @@ _HOMES = {
     "ConnectionRejected": "directview.errors",
     "ControllerLost": "directview.errors",
     "ControllerUnreachable": "directview.errors",
+    "Dependency": "directview.balanced",
     "DirectView": "directview.view",
     "DirectViewError": "directview.errors",
     "EngineError": "directview.errors",
@@ -79,6 +83,8 @@ _HOMES = {
     "ImpossibleDependency": "directview.errors",
     "KernelError": "directview.errors",
     "LaunchError": "directview.errors",
+    "LazyMap": "directview.lazy",
+    "LoadBalancedView": "directview.balanced",
     "Many": "directview.view",
     "NoEnginesRegistered": "directview.errors",
     "One": "directview.view",
@@ -93,11 +99,13 @@ _HOMES = {
     "TimeoutError": "directview.errors",
     "UnmetDependency": "directview.errors",
     "UnmetDependencyError": "directview.errors",
+    "ViewExecutor": "directview.executor",
     "WouldBlockLoop": "directview.errors",
     "depend": "directview.dependencies",
     "dependent": "directview.dependencies",
     "interactive": "directview.dependencies",
     "parallel": "directview.functions",
+    "register_joblib_backend": "directview.executor",
     "remote": "directview.functions",
     "require": "directview.dependencies",
 }
@@ -120,6 +128,7 @@ __all__ = [
     "ConnectionRejected",
     "ControllerLost",
     "ControllerUnreachable",
+    "Dependency",
     "DirectView",
     "DirectViewError",
     "EngineError",
@@ -132,6 +141,8 @@ __all__ = [
     "ImpossibleDependency",
     "KernelError",
     "LaunchError",
+    "LazyMap",
+    "LoadBalancedView",
     "Many",
     "NoEnginesRegistered",
     "One",
@@ -146,6 +157,7 @@ __all__ = [
     "TimeoutError",
     "UnmetDependency",
     "UnmetDependencyError",
+    "ViewExecutor",
     "WouldBlockLoop",
     "depend",
     "dependent",
@@ -153,6 +165,7 @@ __all__ = [
     "errors",
     "interactive",
     "parallel",
+    "register_joblib_backend",
     "remote",
     "require",
     "version_info",

@@ -95,6 +95,7 @@ class Balancer:
         for task in tasks:
             self.tasks[task.number] = task
             task.gate = gate
+            task.kind.begin()
             self._start_clock(task, now)
         if gate is None:
             self._make_ready(tasks)
@@ -225,9 +226,9 @@ class Balancer:
     # --- the backlog ----------------------------------------------------------------------------------
 
     @property
-    def waiting(self) -> int:
-        """How many tasks no engine has."""
-        return sum([task.state is not State.GIVEN for task in list(self.tasks.values())])
+    def waiting(self) -> list[int]:
+        """The numbers of the tasks that no engine has."""
+        return [task.number for task in list(self.tasks.values()) if task.state is not State.GIVEN]
 
     def _make_ready(self, tasks: list[Task]) -> None:
         """Put tasks that may start, in order, into their lanes."""
@@ -385,7 +386,8 @@ class Balancer:
         elif task.state is State.GATED and task.gate is not None:
             task.gate.tasks.pop(task.number, None)
         task.state = State.ENDED
-        self.tasks.pop(task.number, None)
+        task.kind.end()
+        del self.tasks[task.number]
 
     # --- time -----------------------------------------------------------------------------------------
 

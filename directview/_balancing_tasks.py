@@ -46,15 +46,29 @@ Why: TypeAlias = Literal["impossible", "timeout", "no engines", "cancelled"]
 class Kind:
     """Tasks that call the same function.
 
+    What they took is forgotten when none is left: with other arguments the next ones may take much longer,
+    and it takes but one result to know again.
+
     Args:
         together: they run beside one another on an engine: coroutines.
     """
 
-    __slots__ = ("_mean", "together")
+    __slots__ = ("_mean", "_tasks", "together")
 
     def __init__(self, together: bool = False) -> None:
         self._mean: float | None = None
+        self._tasks = 0
         self.together = together
+
+    def begin(self) -> None:
+        """There is one more of them."""
+        self._tasks += 1
+
+    def end(self) -> None:
+        """There is one less of them."""
+        self._tasks -= 1
+        if not self._tasks:
+            self._mean = None
 
     def took(self, duration: float) -> None:
         """One of them has ended; `duration` in seconds."""

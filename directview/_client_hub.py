@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from directview._client_resubmit import Resubmits
 from directview._client_waiting import listed
+from directview._dispatching import ANYWHERE
 from directview._metadata import moment
 
 __all__ = ["Hub"]
@@ -63,7 +64,7 @@ class Hub(Resubmits):
 
         Returns:
             For one engine by its id, its own; otherwise one for each, by id, and under ``unassigned`` the
-            calls for which no engine has been chosen yet.
+            calls of this client's load-balanced views for which no engine has been chosen yet.
 
         Raises:
             IndexError: there is no such engine.
@@ -80,9 +81,14 @@ class Hub(Resubmits):
     def _by_engine(self, answer: dict[str, Any], targets: Any) -> dict[Any, Any]:
         found = {int(key) if key.isdigit() else key: value for key, value in answer.items()}
         if hasattr(targets, "__index__"):
-            (chosen,) = self._targeted(targets) or ()
-            one: dict[Any, Any] = found[chosen]
+            chosen = self._targeted(targets)
+            assert chosen is not None
+            one: dict[Any, Any] = found[chosen[0]]
             return one
+        waiting = [(number, ANYWHERE) for number in self._binding.core().balanced.waiting]
+        found["unassigned"] = (
+            self._msg_ids(waiting) if isinstance(found["unassigned"], list) else len(waiting)
+        )
         return found
 
     # --- calls, of all clients ----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from directview._balancing_tasks import Task
 from directview._client_state import (
     Answered,
     Call,
@@ -31,6 +32,7 @@ from directview._client_state import (
     Printed,
     Sent,
 )
+from directview._dispatching import ANYWHERE, Dispatching, Wishes
 from directview._memory import Memory
 from directview._metadata import CallMetadata
 from directview._observers import Observers
@@ -104,6 +106,7 @@ class Core:
         self._closed = False
         self._stopped = ""
         self._engines_changed = asyncio.Event()
+        self.balanced = Dispatching(self)
         self.engines: dict[int, EngineInfo] = {}
         """The engines there are; replaced, never changed in place, so any thread may read it."""
         keys = None
@@ -159,7 +162,7 @@ class Core:
         """No controller any more: everything outstanding ends."""
         self._stopped = self._stopped or f"the controller at {self._info.where} is gone: {reason}"
         self._take_inbox()
-        self._state.abandon(self._stopped)
+        self._abandon()
         self._process(self._state.events())
         self._fail_queries(ControllerLost(self._stopped))
         self.engines = {}
@@ -173,6 +176,11 @@ class Core:
             if not future.done():
                 future.set_exception(error)
 
+    def _abandon(self) -> None:
+        """Everything outstanding ends."""
+        self._state.abandon(self._stopped)
+        self.balanced.abandon((ClientClosed if self._closed else ControllerLost)(self._stopped))
+
     async def close(self) -> None:
         """Say goodbye and end; what is outstanding ends as `ClientClosed`. Safe to cancel and to repeat."""
         if self._closed:
@@ -180,7 +188,7 @@ class Core:
         self._closed = True
         self._take_inbox()
         self._stopped = self._stopped or "the client was closed"
-        self._state.abandon(self._stopped)
+        self._abandon()
         self._process(self._state.events())
         self._fail_queries(ClientClosed(self._stopped))
         self.observers.close()
@@ -231,12 +239,49 @@ class Core:
             result: where their answers go, slot by slot.
             time_limit: seconds from now after which they are to have ended.
         """
-        self.memory.made(slots, result)
+        self.memory.made(slots, result, requests)
         self._inbox.append((requests, slots, name, result))
         if time_limit is not None:
             until = time.monotonic() + time_limit
             self._inbox.append(lambda: self._limit(result, time_limit, until))
         self._wake()
+
+    def submit_tasks(
+        self,
+        parcels: Sequence[Parcel],
+        slots: Slots,
+        name: str,
+        result: AsyncResult[Any],
+        wishes: Wishes,
+        time_limit: float | None = None,
+    ) -> None:
+        """Put up tasks that have been numbered, as calls `ANYWHERE`. Under `lock`.
+
+        Args:
+            parcels: their payloads.
+            slots: their numbers.
+            name: what errors call them.
+            result: where their answers go, slot by slot.
+            wishes: what else is wanted of them.
+            time_limit: seconds from now after which they are to have ended.
+        """
+        self.submit((), slots, name, result, time_limit)
+        self._inbox.append(lambda: self.balanced.submit(parcels, name, result, wishes))
+
+    def call_engines(self, given: Sequence[tuple[Task, int]]) -> None:
+        """Submit the calls by which engines are given tasks. On the loop's thread.
+
+        Calls are submitted in the order of their numbers, which other threads may take meanwhile: so these
+        go through the inbox as well.
+        """
+        with self.lock:
+            calls = self.balanced.calls(given, self._seqs)
+            self._inbox.append(lambda: self._submit_calls(calls))
+        self._take_inbox()
+
+    def _submit_calls(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self._state.submit(call)
 
     def _submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
         first = 0
@@ -284,7 +329,13 @@ class Core:
 
     def cancel(self, pairs: Sequence[tuple[int, int]]) -> None:
         """End these calls, (seq, engine id) each."""
-        self.post(lambda: self._state.abort(pairs))
+        self.post(lambda: self._cancel(pairs))
+
+    def _cancel(self, pairs: Sequence[tuple[int, int]]) -> None:
+        tasks = [seq for seq, id in pairs if id == ANYWHERE]
+        if tasks:
+            pairs = [pair for pair in pairs if pair[1] != ANYWHERE] + self.balanced.cancel(tasks)
+        self._state.abort(pairs)
 
     def cancel_soon(self, pairs: Sequence[tuple[int, int]]) -> None:
         """`cancel` for finalizers: they may run while this very thread holds the lock, so it takes none.
@@ -328,14 +379,22 @@ class Core:
         else:
             self._woken = False
         self._process(self._state.events())
+        self.balanced.turn()
         if self._session.link is not None:
             send = self._session.send
             for message, frames in self._state.flush():
                 send(message, frames)
         elif self._stopped:
-            self._state.abandon(self._stopped)
+            self._abandon()
         self._process(self._state.events())
-        deadline = self._state.next_deadline()
+        if self.balanced.changed:
+            with self.lock:
+                self._wake()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        deadlines = (self._state.next_deadline(), self.balanced.next_deadline())
+        deadline = min([at for at in deadlines if at is not None], default=None)
         if deadline is not None and (self._timer is None or deadline < self._timer_at) and not self._closed:
             if self._timer is not None:
                 self._timer.cancel()
@@ -344,7 +403,9 @@ class Core:
 
     def _tick(self) -> None:
         self._timer = None
-        self._state.tick(time.monotonic())
+        now = time.monotonic()
+        self._state.tick(now)
+        self.balanced.tick(now)
         self._turn()
 
     def _arrived(self, message: Message, frames: Sequence[Any]) -> None:
@@ -356,12 +417,14 @@ class Core:
     def _process(self, events: Sequence[Event]) -> None:
         for event in events:
             match event:
-                case Ended():
-                    self._deliver(event)
+                case Ended(call):
+                    if type(call.context) is not Task or self.balanced.ended(event):
+                        self._deliver(event)
                 case Gone():
                     self._deliver_gone(event)
                 case Sent(call):
-                    call.context[0]._mark_sent()
+                    if type(call.context) is not Task:  # which may have to be sent to another engine
+                        call.context[0]._mark_sent()
                 case Printed(call, id, stream, text):
                     result, index = _place(call, id)
                     result._output(index, stream, text)
@@ -402,8 +465,14 @@ class Core:
             result._deliver_error(index, metadata, TaskAborted(f"{event.call.name} was cancelled"))
         else:
             result._deliver_error(index, metadata, self._remote_error(event))
+        self.delivered(result, index)
+
+    def delivered(self, result: AsyncResult[Any], index: int) -> None:
+        """A slot of `result` has been answered."""
         if not result._missing:
             self._settled(result)
+        if self.balanced.gated:
+            self.balanced.note(result, index)
 
     def _remote_error(self, event: Ended) -> Exception:
         if event.parcel is None:
@@ -434,6 +503,8 @@ class Core:
         if event.uuid:
             # Whoever learns of the death from this call finds the engine gone.
             self.engines = {id: info for id, info in self.engines.items() if info.uuid != event.uuid}
+        task = event.call.context if type(event.call.context) is Task else None
+        ended, reason = (True, event.reason) if task is None else self.balanced.gone(event)
         result, index = _place(event.call, event.engine)
         error: Exception
         if self._stopped:
@@ -443,15 +514,17 @@ class Core:
                 event.engine,
                 engine_uuid=event.uuid.hex(),
                 exit_code=event.exit_code,
-                reason=event.reason,
+                reason=reason,
                 running=event.running,
                 method=event.call.name,
                 started=event.started,
             )
+        if task is not None and not ended:
+            task.context.error = error
+            return
         metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), "error")
         result._deliver_error(index, metadata, error)
-        if not result._missing:
-            self._settled(result)
+        self.delivered(result, index)
 
     # --- engines --------------------------------------------------------------------------------------
 
@@ -476,6 +549,8 @@ class Core:
 
 def _place(call: Call, engine: int) -> tuple[AsyncResult[Any], int]:
     """The result that a call on this engine belongs to, and its slot there."""
+    if type(call.context) is Task:
+        return call.context.context.result, call.context.context.index
     result, first, places = call.context
     return result, first if places is None else places[engine]
 

@@ -87,6 +87,14 @@ class Described:
     _printed: dict[tuple[int, str], list[str]] | None = None
     _sources: Sequence[tuple[Any, int]] | None = None
     """Of which result's which slot each slot is the image: made by split and join."""
+    _places: dict[int, int] | None = None
+    """Of balanced calls: the engine that each slot's call was given to last."""
+
+    def _is_at(self, index: int, engine: int) -> None:
+        """The balanced call of slot `index` is given to an engine."""
+        if self._places is None:
+            self._places = {}
+        self._places[index] = engine
 
     def _of_slot(self, index: int, key: str) -> Any:
         if self._sources is not None:
@@ -107,7 +115,9 @@ class Described:
                 return self._displayed_by(index)
         if known is not None:
             return known.field(key)
-        return engine if key == "engine_id" and engine >= 0 else None
+        if key != "engine_id":
+            return None
+        return engine if engine >= 0 else (self._places or {}).get(index)
 
     def _displayed_by(self, index: int) -> list[dict[str, Any]]:
         """What source that was executed displayed on one engine, also if it failed then."""
@@ -133,8 +143,13 @@ class Described:
 
     @property
     def targets(self) -> list[int]:
-        """Ids of the engines that the call went to."""
-        return list(self._targets) if self._targets is not None else [engine for _, engine in self._calls]
+        """Ids of the engines that the call went to; of a balanced one as far as they are known yet."""
+        if self._targets is not None:
+            return list(self._targets)
+        if all([engine >= 0 for _, engine in self._calls]):
+            return [engine for _, engine in self._calls]
+        found = [self._of_slot(index, "engine_id") for index in range(len(self._calls))]
+        return [engine for engine in found if engine is not None]
 
     @property
     def label(self) -> Any:

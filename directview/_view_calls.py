@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overlo
 
 from directview import cells, functions, operations, partition
 from directview._view_targets import K, Many, One, Targeted, Targets, name_of
+from directview.lazy import LazyMap, MaxOutstanding, deal
 from directview.result import AsyncMapResult, AsyncResult
 from directview.streams import Stream, serving
 from directview.wire.objects import dump_function
@@ -238,6 +239,57 @@ class Calls(Targeted[K]):
             lambda: self.map_async(f, *sequences, return_exceptions=return_exceptions), "map"
         )
         return waited
+
+    @overload
+    def imap(
+        self,
+        f: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: MaxOutstanding = "auto",
+        return_exceptions: bool = False,
+        chunksize: int = 1,
+    ) -> LazyMap[T]: ...
+    @overload
+    def imap(
+        self,
+        f: Callable[..., T],
+        /,
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: MaxOutstanding = "auto",
+        return_exceptions: bool = False,
+        chunksize: int = 1,
+    ) -> LazyMap[T]: ...
+    def imap(
+        self,
+        f: Callable[..., Any],
+        /,
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: MaxOutstanding = "auto",
+        return_exceptions: bool = False,
+        chunksize: int = 1,
+    ) -> LazyMap[Any]:
+        """``map(f, *sequences)`` lazily: items are read as results are taken, so they may be endless.
+
+        Items are dealt to the engines in turn, `chunksize` at a time. (A load-balanced view gives them to
+        whoever has least to do.)
+
+        Args:
+            f: called with one item of each sequence.
+            sequences: any iterables.
+            ordered: False: results come as they arrive.
+            max_outstanding: chunks that are under way, or here and not yet taken, at most; 0: any number;
+                ``'auto'``: four for each engine.
+            return_exceptions: an item's error takes its place among the results.
+            chunksize: items in a chunk.
+
+        Returns:
+            A `LazyMap`, for ``for`` and ``async for``. Leaving the loop cancels what is under way.
+        """
+        return deal(self._as_view(), f, sequences, ordered, max_outstanding, return_exceptions, chunksize)
 
     # --- functions that run here ----------------------------------------------------------------------------
 

@@ -245,7 +245,8 @@ class SharedFuture(concurrent.futures.Future[T]):
         if timeout == 0:
             return False
         left = timeout if _is_finite(timeout) else None
-        self._watched = True  # before `ready` is asked again, so that no step goes by unseen
+        if ready != self.done:  # of the end everybody is told anyway
+            self._watched = True  # before `ready` is asked again, so that no step goes by unseen
         with Counted(self):
             while left is None or left > 0:
                 self._owner.check_may_block(what, instead)

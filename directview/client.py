@@ -11,23 +11,31 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, SupportsIndex, TypeVar, overload
 
 from directview import connection
 from directview._binding import Binding
 from directview._client_control import Controls
 from directview._core import Core, Request
+from directview._dispatching import ANYWHERE, Wishes
+from directview._task_results import ToldResult
+from directview.balanced import LoadBalancedView
 from directview.connection import ConnectionInfo
 from directview.errors import CompositeError, ControllerUnreachable, NoEnginesRegistered, TimeoutError
+from directview.lazy import Tell
 from directview.result import AsyncMapResult, AsyncResult
 from directview.view import DirectView, Many, One
+from directview.wire.parcels import Parcel
 
 if TYPE_CHECKING:
     from directview.cluster import Cluster
+    from directview.executor import ViewExecutor
+    from directview.wire.messages import EngineInfo
 
 __all__ = ["Client", "CompositeError"]
 
+R = TypeVar("R", bound=AsyncResult[Any])
 T = TypeVar("T")
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -153,6 +161,11 @@ class Client(Controls):
         """The engines' ids, in order. An id stays with its engine."""
         return list(self._binding.core().engines)
 
+    @property
+    def engine_infos(self) -> Mapping[int, EngineInfo]:
+        """What is known about each engine, by id: ``uuid`` (bytes), ``pid``, ``hostname``, ``python``."""
+        return MappingProxyType(self._binding.core().engines)
+
     def __len__(self) -> int:
         return len(self._binding.core().engines)
 
@@ -203,6 +216,38 @@ class Client(Controls):
         """
         view: DirectView[Any] = self.direct_view(targets, **flags)
         return view
+
+    def load_balanced_view(self, targets: Any = None, **flags: Any) -> LoadBalancedView:
+        """A view that finds an engine for each call: the one that has least to do.
+
+        Args:
+            targets: the engines among which it chooses, as for indexing; None or ``'all'``: all that there
+                are at any time.
+            flags: `block`, `track`, `label`, `after`, `follow`, `timeout`, `retries`, `time_limit`; see
+                `LoadBalancedView`.
+        """
+        everywhere = targets is None or (isinstance(targets, str) and targets == "all")
+        return LoadBalancedView(self, None if everywhere else self._choose(targets), **flags)
+
+    def executor(self, targets: Any = None) -> ViewExecutor:
+        """A `concurrent.futures.Executor` that runs functions on the engines, load-balanced.
+
+        Args:
+            targets: as for `load_balanced_view`.
+        """
+        return self.load_balanced_view(targets).executor
+
+    def register_joblib_backend(self, name: str = "directview", make_default: bool = False) -> None:
+        """Have joblib, and with it scikit-learn, run on this client's engines.
+
+        Args:
+            name: of the backend; the default is registered as ``'ipyparallel'`` too.
+            make_default: use it where no backend is named.
+
+        Raises:
+            ImportError: joblib is not installed.
+        """
+        self.load_balanced_view().register_joblib_backend(name, make_default)
 
     def _view(self, targets: Any) -> DirectView[Any]:
         return self.broadcast_view("all" if targets is None else targets)
@@ -340,6 +385,39 @@ class Client(Controls):
                 self, slots, sizes, name=name, single=single, label=label
             )
             core.submit(requests, slots, name, result, time_limit)
+        return result
+
+    def _submit_told(
+        self,
+        requests: Sequence[Request],
+        name: str,
+        label: str | None,
+        tell: Tell | None,
+        time_limit: float | None,
+    ) -> AsyncResult[Any]:
+        """A call on one engine, of whose end somebody is told."""
+        core = self._binding.core()
+        with core.lock:
+            slots = core.number(requests)
+            result: ToldResult[Any] = ToldResult(self, slots, name=name, single=True, label=label)
+            result._tell = tell
+            core.submit(requests, slots, name, result, time_limit)
+        return result
+
+    def _submit_tasks(
+        self,
+        parcels: Sequence[Parcel],
+        name: str,
+        wishes: Wishes,
+        made: Callable[[Sequence[tuple[int, int]]], R],
+        time_limit: float | None,
+    ) -> R:
+        core = self._binding.core()
+        requests = [((ANYWHERE,), parcel) for parcel in parcels]
+        with core.lock:
+            slots = core.number(requests)
+            result = made(slots)
+            core.submit_tasks(parcels, slots, name, result, wishes, time_limit)
         return result
 
     def _block_on(self, make: Callable[[Core], Coroutine[Any, Any, T]], what: str, instead: str) -> T:

@@ -119,6 +119,19 @@ def test_a_long_duration_counts_at_once_and_short_ones_little_by_little() -> Non
     assert kind.ahead > 3
 
 
+def test_what_tasks_took_is_forgotten_when_none_is_left() -> None:
+    world = World(1)
+    kind = Kind()
+    (task,) = world.tasks(1, kind)
+    world.give()
+    assert world.balancer.raised(task, 0.001, world.now)
+    assert kind.ahead == 1
+    first, *_ = world.tasks(3, kind)
+    world.give()
+    world.returned(first, took=0.001)
+    assert kind.ahead > 1
+
+
 def test_what_an_engine_has_ahead_grows_with_each_result_that_comes_soon() -> None:
     world = World(1)
     tasks = world.tasks(20, known(0.0001))
@@ -444,7 +457,8 @@ class Balancing(RuleBasedStateMachine):
         """Tasks that engines have: the task, and id and uuid of the engine."""
         self.ended: dict[int, Outcome] = {}
         self.wanted: dict[int, tuple[Gate | None, list[CallId], list[CallId]]] = {}
-        self.runs: dict[int, int] = {}
+        self.refused: set[tuple[int, str]] = set()
+        self.cancelled: set[int] = set()
 
     def end(self, task: Task, ok: bool, uuid: str) -> None:
         assert task.number not in self.ended, "a task has ended twice"
@@ -469,13 +483,13 @@ class Balancing(RuleBasedStateMachine):
         assert task.number not in self.ended, "a task that has ended was given to an engine"
         assert engine in self.engines
         assert task.targets is None or engine in task.targets
-        assert self.engines[engine] not in task.refused
+        assert (task.number, self.engines[engine]) not in self.refused, "it was given to where it was refused"
+        assert task.number not in self.cancelled, "a cancelled task was given to an engine"
         _, waited_for, followed = self.wanted[task.number]
         for id in waited_for:
             assert self.ended[id[0]].ok
         for id in followed:
             assert self.ended[id[0]] == Outcome(True, self.engines[engine])
-        self.runs[task.number] = self.runs.get(task.number, 0) + 1
         self.on[task.number] = task, engine, self.engines[engine]
 
     @rule(
@@ -552,6 +566,7 @@ class Balancing(RuleBasedStateMachine):
                 if self.balancer.raised(task, 0.001, self.now):
                     self.end(task, False, uuid)
             case "unmet":
+                self.refused.add((number, uuid))
                 if self.balancer.unmet(task, self.now):
                     self.end(task, False, uuid)
             case _:
@@ -561,6 +576,7 @@ class Balancing(RuleBasedStateMachine):
 
     @rule(number=consumes(submitted))
     def cancel(self, number: int) -> None:
+        self.cancelled.add(number)
         task = self.balancer.cancel(number)
         assert (task is not None) is (number in self.on)
         self.settle()
