@@ -39,12 +39,13 @@ class _Publisher(DisplayPublisher):
         update: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Called by `display`."""
-        if not cells.displayed(_plain_data(data), metadata or {}, transient or {}):
+        """Called by `display`, and to update what it has shown."""
+        if not cells.displayed(_plain_data(data), metadata or {}, transient or {}, update=update):
             print(data.get("text/plain", ""))  # noqa: T201 - no cell: a function that was applied
 
     def clear_output(self, wait: bool = False) -> None:
-        """What was displayed has gone to the client; it stays there."""
+        """Called to make room, as by an animation that draws one picture over the other."""
+        cells.cleared(wait)
 
 
 class EngineShell(InteractiveShell):

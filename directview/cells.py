@@ -30,7 +30,15 @@ OUTPUTS_OF_ERROR: Final = "_directview_outputs"
 
 _FLAGS: Final = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
-_outputs: ContextVar[list[dict[str, Any]] | None] = ContextVar("directview.cells.outputs", default=None)
+
+class _Outputs(list[dict[str, Any]]):
+    """What a cell displays, in order."""
+
+    stale = False
+    """Whether the next one takes the place of them all."""
+
+
+_outputs: ContextVar[_Outputs | None] = ContextVar("directview.cells.outputs", default=None)
 _counts: dict[str, int] = {}
 """Cells run so far, by the engine's uuid."""
 
@@ -100,14 +108,43 @@ def python_of(code: str) -> str | None:
     return None if python.rstrip() == code.rstrip() else python
 
 
-def displayed(data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any]) -> bool:
-    """Take what `display` was given. False if no cell runs in this context: it is to be printed then."""
+def displayed(
+    data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any], *, update: bool = False
+) -> bool:
+    """Take what `display` was given.
+
+    Args:
+        data, metadata: by MIME type.
+        transient: holds the ``display_id``, if there is one.
+        update: replace what this cell has displayed under that id.
+
+    Returns:
+        False if no cell runs in this context: it is to be printed then.
+    """
     outputs = _outputs.get()
     if outputs is None:
         return False
-    output = {"output_type": "display_data", "data": data, "metadata": metadata}
-    outputs.append({**output, "transient": transient} if transient else output)
+    if outputs.stale:
+        outputs.stale = False
+        outputs.clear()
+    output: dict[str, Any] = {"output_type": "display_data", "data": data, "metadata": metadata}
+    if transient:
+        output["transient"] = transient
+    places = [i for i, other in enumerate(outputs) if update and other.get("transient") == transient]
+    if places:
+        outputs[places[-1]] = output
+    else:
+        outputs.append(output)
     return True
+
+
+def cleared(wait: bool = False) -> None:
+    """Take back what this cell has displayed so far; with `wait`, when it displays something else."""
+    outputs = _outputs.get()
+    if outputs is not None:
+        outputs.stale = wait
+        if not wait:
+            outputs.clear()
 
 
 # --- running one ------------------------------------------------------------------------------------------
@@ -140,7 +177,7 @@ class _Cell:
         self._engine_id, engine_uuid = operations.engine()
         self._count = _counts[engine_uuid] = _counts.get(engine_uuid, 0) + 1
         self._shown: Bundle | None = None
-        self._displayed: list[dict[str, Any]] = []
+        self._displayed = _Outputs()
         source = shell.transformed(code)
         filename = operations.keep_source(source)
         # What functions of IPython's events are told, under IPython's own names.
@@ -191,7 +228,7 @@ class _Cell:
             finally:
                 _outputs.reset(token)
                 if failed is not None and self._displayed:
-                    setattr(failed, OUTPUTS_OF_ERROR, self._displayed)
+                    setattr(failed, OUTPUTS_OF_ERROR, list(self._displayed))
 
     def _show(self, value: object) -> None:
         if value is not None:
@@ -199,7 +236,9 @@ class _Cell:
             self._shown = self._shell.formatted(value)
 
     def _reply(self) -> ExecuteReply:
-        reply = ExecuteReply(outputs=self._displayed, execution_count=self._count, engine_id=self._engine_id)
+        reply = ExecuteReply(
+            outputs=list(self._displayed), execution_count=self._count, engine_id=self._engine_id
+        )
         if self._shown is not None and self._shown[0]:  # it may have displayed itself
             data, metadata = self._shown
             reply.result = data.get("text/plain", "")

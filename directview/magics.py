@@ -13,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,6 +23,7 @@ from IPython.core.getipython import get_ipython
 from IPython.core.magic import Magics, no_var_expand
 
 from directview._display import GroupBy, Printer
+from directview._progress import progress_bar
 from directview.errors import CompositeError, TimeoutError
 from directview.reply import ExecuteReply
 
@@ -42,6 +44,8 @@ __all__ = [
 _INTERRUPT_PATIENCE: Final = 5.0
 """Seconds that engines get, after a Ctrl-C, to say that they have stopped."""
 _SHOWN_TARGETS: Final = 10
+_BAR_SECONDS: Final = 0.25
+"""Between two looks of a progress bar at the clock."""
 
 _NO_VIEW: Final = "no view is active: connect, `rc = directview.Client()`, and `rc[:].activate()` a view"
 _NOTHING_YET: Final = "%pxresult shows what the last %px has given; there has been none"
@@ -75,7 +79,7 @@ _EXECUTION: Final = (
     _argument("--no-stream", dest="stream", action="store_const", const=False, help="show it at the end"),
     _argument(
         "--progress-after", dest="progress_after_seconds", type=float, default=None,
-        help="seconds after which a progress bar is shown; -1: never, 0: at once",
+        help="seconds after which a progress bar is shown (at first 2); -1: never, 0: at once",
     ),
     _argument(
         "--signal-on-interrupt", type=str, default=None,
@@ -140,7 +144,8 @@ class ParallelMagics(Magics):
         """Whether they say on which engines something runs."""
         self.stream_output = True
         """Whether they show what engines print as it is printed."""
-        self.progress_after = -1.0
+        self.progress_after = 2.0
+        """Seconds that a cell may take before a progress bar is shown; -1: there is none."""
         self.signal_on_interrupt = "SIGINT"
         self.last_result: AsyncResult[Any] | None = None
         """Of the last ``%px``."""
@@ -241,6 +246,7 @@ class ParallelMagics(Magics):
             groupby=getattr(args, "groupby", "type"),
             stream=self.stream_output if stream is None else stream,
             signal=getattr(args, "signal_on_interrupt", None) or self.signal_on_interrupt,
+            progress_after=getattr(args, "progress_after_seconds", None),
         )
         return None
 
@@ -252,15 +258,19 @@ class ParallelMagics(Magics):
         print(f"{'Parallel' if block else 'Async parallel'} execution on engines: {shown}")
 
     def _wait_and_show(
-        self, result: AsyncResult[Any], *, groupby: GroupBy, stream: bool, signal: str
+        self,
+        result: AsyncResult[Any],
+        *,
+        groupby: GroupBy,
+        stream: bool,
+        signal: str,
+        progress_after: float | None,
     ) -> None:
         """Show what comes while it comes, and the rest at the end; raise what failed."""
         __tracebackhide__ = True
         try:
-            if stream:
-                _print_while_waiting(result)
-            else:
-                result.wait()
+            after = self.progress_after if progress_after is None else progress_after
+            _show_while_waiting(result, printed=stream, progress_after=after)
         except KeyboardInterrupt:
             self._interrupt(result, signal)
             result._show_outputs(groupby, printed=not stream)
@@ -299,6 +309,8 @@ class ParallelMagics(Magics):
         args = magic_arguments.parse_argstring(self.pxresult, line)
         if self.last_result is None:
             raise UsageError(_NOTHING_YET)
+        if args.save_name:
+            self.shell.user_ns[args.save_name] = self.last_result
         self._show_result(self.last_result, args.groupby)
 
     @_options(
@@ -428,26 +440,43 @@ class ParallelMagics(Magics):
         return self.last_result
 
 
-def _print_while_waiting(result: AsyncResult[Any]) -> None:
-    """Print what engines print, line by line with labels, until all have ended.
+def _show_while_waiting(result: AsyncResult[Any], *, printed: bool, progress_after: float) -> None:
+    """Print what engines print, line by line with labels, until all have ended; draw a bar if it takes long.
 
     By this thread, not by the client's: a notebook shows what a thread prints below the cell that started it.
+
+    Args:
+        result: of the cell.
+        printed: whether to show what engines print; it may be shown at the end.
+        progress_after: seconds before the bar is drawn; negative: never.
     """
     arrived: collections.deque[tuple[int, str, str]] = collections.deque()
-    unlisten, earlier = result._listen(lambda *piece: arrived.append(piece))
-    arrived.extendleft(reversed(earlier))
-    printer = Printer(labelled=not result._single)
-    try:
+    bar_from = time.monotonic() + progress_after if progress_after >= 0 else None
+    with contextlib.ExitStack() as stack:
+        if printed:
+            unlisten, earlier = result._listen(lambda *piece: arrived.append(piece))
+            stack.callback(unlisten)
+            arrived.extendleft(reversed(earlier))
+        printer = Printer(labelled=not result._single)
+        update: Callable[[int], None] | None = None
         while True:
             ended = result._all_answered()
+            if update is None and bar_from is not None and not ended and time.monotonic() >= bar_from:
+                printer.end_line()
+                update = stack.enter_context(progress_bar(len(result), result._name))
             while arrived:
                 index, stream, text = arrived.popleft()
                 printer.write(result._of_slot(index, "engine_id"), stream, text)
+            if update is not None:
+                update(result.progress)
             if ended:
                 break
-            result._block(lambda: bool(arrived) or result._all_answered(), None, "%px", "`%%px --noblock`")
-    finally:
-        unlisten()
+            patience = _BAR_SECONDS if update is not None else None
+            if update is None and bar_from is not None:
+                patience = max(0.001, bar_from - time.monotonic())
+            result._block(
+                lambda: bool(arrived) or result._all_answered(), patience, "%px", "`%%px --noblock`"
+            )
         printer.end_line()
 
 

@@ -135,3 +135,21 @@ def test_engines_import_ipython_for_their_first_cell_and_not_before(
         with pytest.raises(RemoteError) as caught:
             view.execute_sync("a / 0", silent=False)
         assert "a / 0" in "\n".join(caught.value.render_traceback())
+
+
+@pytest.mark.process
+def test_engines_without_ipython_run_cells_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Everything but IPython's own syntax; real engines, which can't import it."""
+    missing = "raise ModuleNotFoundError('No module named IPython', name='IPython')"
+    (tmp_path / "IPython.py").write_text(missing)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))  # engines are given this process's path
+    with Cluster(n=2) as rc:
+        view = rc[:]
+        replies = view.execute_sync("import asyncio\nprint('said')\nawait asyncio.sleep(0, 42)", silent=False)
+        assert [reply.labelled() for reply in replies.get()] == ["Out[0:1]: 42", "Out[1:1]: 42"]
+        assert replies.stdout == ["said\n"] * 2
+        view.execute_sync("import sys")
+        assert view.pull("'IPython' in sys.modules", block=True) == [False, False]
+        with pytest.raises(SyntaxError):
+            rc[0].execute_sync("!echo", silent=False)

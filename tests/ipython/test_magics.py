@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -264,9 +265,70 @@ def test_group_outputs(session: Session, groupby: str, order: str) -> None:
     assert re.findall(r"'(\w\w)'", shown) == order.split()
 
 
-def test_name_and_progress_after_are_accepted(session: Session) -> None:
-    session.enter("%%px --name mine --progress-after -1 -o named\n1")
+def test_a_name_is_the_label_of_the_call(session: Session) -> None:
+    session.enter("%%px --name mine -o named\n1")
     assert session.value("named").label == ["mine"] * 4
+
+
+class Bars:
+    """Progress bars that were drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.drawn: list[list[int]] = []
+        monkeypatch.setattr(magics, "progress_bar", self.draw)
+
+    @contextmanager
+    def draw(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        assert (total, what) == (4, "_execute")
+        seen: list[int] = []
+        self.drawn.append(seen)
+        yield seen.append
+
+
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_a_progress_bar_appears_when_a_cell_takes_long(
+    session: Session, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    bars = Bars(monkeypatch)
+    session.enter("%px import time")
+    slow = "time.sleep(0.2); print('slept')"
+    shown = session.enter(f"%%px {stream} --progress-after=0.05\n{slow}")
+    (seen,) = bars.drawn
+    assert seen == sorted(seen)
+    assert seen[-1] == 4
+    assert shown.count("] slept\n") == 4
+    session.enter(f"%%px {stream} --progress-after=-1\n{slow}")
+    session.enter("%px 1")  # it takes less than two seconds
+    assert len(bars.drawn) == 1
+    session.enter("%pxconfig --progress-after 0.05")
+    session.enter(f"%px {slow}")
+    assert len(bars.drawn) == 2
+    session.enter("%%px --progress-after 0\ntime.sleep(0.2); 1 / 0")
+    assert len(bars.drawn) == 3
+    assert type(session.result.error_in_exec).__name__ == "CompositeError"
+
+
+def test_pxresult_keeps_the_result_under_a_name(session: Session) -> None:
+    session.enter("%%px --noblock\n5")
+    assert session.enter("%pxresult -o kept").count(": 5\n") == 4
+    assert [reply.result for reply in session.value("kept").get()] == ["5"] * 4
+
+
+def test_what_is_displayed_again_takes_the_place_of_what_was(session: Session) -> None:
+    shown = session.enter(
+        "%%px -t 0,1\n"
+        "from IPython.display import clear_output\n"
+        "display('gone')\n"
+        "clear_output()\n"
+        "handle = display('first', display_id='bar')\n"
+        "display('beside')\n"
+        "for i in range(3): handle.update(f'at {i}')"
+    )
+    assert re.findall(r"'([\w ]+)'", shown) == ["at 2", "beside"] * 2
+    shown = session.enter(
+        "%%px -t 0\nfor i in range(3):\n    display(f'picture {i}')\n    clear_output(wait=True)"
+    )
+    assert re.findall(r"'([\w ]+)'", shown) == ["picture 2"]
 
 
 def test_an_unknown_option_is_refused(session: Session) -> None:

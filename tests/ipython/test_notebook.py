@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -46,6 +47,14 @@ CELLS = {
     "autopx": "import asyncio\nawait asyncio.sleep(0, n + 10)",
     "autopx off": "%autopx",
     "later": "later = rc[:].apply_async(lambda: n)\nawait later",
+    "table": "later",
+    "time": "import time",
+    "bar": "rc[:].map_async(lambda x: time.sleep(0.2), range(4)).wait_interactive()",
+    "px bar": "%%px --progress-after 0.2\nprint('begun')\ntime.sleep(1)",
+    "syntax": "%%px --targets 0\n!echo from a shell\nwords = !echo a b\n%timeit -n1 -r1 pass\nwords",
+    "no wait": "%%px --noblock --name drawn -o drawn\nplt.plot([n])\nprint('said', n)",
+    "shown": "drawn.display_outputs()",
+    "updated": "%%px\nshown = display(HTML('<i>0</i>'), display_id=True)\nshown.update(HTML('<i>1</i>'))",
     "stop": "rc.close()\nrc.cluster.stop_cluster_sync()",
 }
 
@@ -134,6 +143,40 @@ def test_autopx_sends_cells_that_await_too(outputs: dict[str, list[Any]]) -> Non
     )
     assert [data["text/plain"].partition(" ")[2] for data in bundles(outputs["autopx"])] == ["10", "11"]
     assert text_of(outputs["autopx off"]) == "%autopx disabled\nAuto Parallel Disabled\n"
+
+
+def test_a_result_is_shown_as_a_table(outputs: dict[str, list[Any]]) -> None:
+    (data,) = bundles(outputs["table"])
+    assert data["text/plain"] == "<AsyncResult(<lambda>): finished>"
+    assert re.findall(r"<td>(\d)</td><td>(\w+)</td>", data["text/html"]) == [("0", "ok"), ("1", "ok")]
+
+
+@pytest.mark.parametrize("cell", ["bar", "px bar"])
+def test_a_progress_bar_is_one_output_that_is_at_its_end(outputs: dict[str, list[Any]], cell: str) -> None:
+    (data,) = bundles(outputs[cell])
+    assert ("4/4" if cell == "bar" else "2/2") in re.sub(r"<[^>]*>", "", data["text/html"])
+    assert text_of(outputs[cell], "stderr") == ""
+    if cell == "px bar":
+        assert text_of(outputs[cell]).count("] begun\n") == 2
+
+
+def test_ipythons_syntax_on_an_engine(outputs: dict[str, list[Any]]) -> None:
+    said = text_of(outputs["syntax"])
+    assert "from a shell" in said
+    assert "per loop" in said
+    assert bundles(outputs["syntax"])[-1]["text/plain"].endswith("]: ['a b']")
+
+
+def test_what_was_not_waited_for_can_be_shown_later(outputs: dict[str, list[Any]]) -> None:
+    (data,) = bundles(outputs["no wait"])
+    assert data["text/plain"].startswith("<AsyncResult(")
+    assert text_of(outputs["shown"]).splitlines() == ["[stdout:0] said 0", "[stdout:1] said 1"]
+    assert len([data for data in bundles(outputs["shown"]) if "image/png" in data]) == 2
+
+
+def test_what_is_updated_is_shown_once_for_each_engine(outputs: dict[str, list[Any]]) -> None:
+    shown = [data["text/html"] for data in bundles(outputs["updated"]) if "text/html" in data]
+    assert shown == ["<i>1</i>"] * 2
 
 
 def test_results_can_be_awaited_in_a_cell(outputs: dict[str, list[Any]]) -> None:
