@@ -49,6 +49,9 @@ def threads_of_libraries() -> None:
             for value in [KINDS[kind]() for kind in kinds]:
                 assert value.equals(join(split(value, 2, "r"), "r"))
                 assert value.equals(pickle.loads(pickle.dumps(value)))
+    if importlib.util.find_spec("torch") is not None:
+        torch: Any = importlib.import_module("torch")
+        assert torch.equal(torch.ones(1000, 1000).T.contiguous(), torch.ones(1000, 1000))
 
 
 @pytest.fixture(scope="module")
