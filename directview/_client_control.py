@@ -277,7 +277,7 @@ class Controls(Hub):
 
 def _signal_number(sig: int | str | signal.Signals) -> int:
     names = {known.name: int(known) for known in signal.Signals}
-    number = names.get(sig.upper(), 0) if isinstance(sig, str) else int(sig)
-    if number not in signal.valid_signals():
-        raise ValueError(f"{sig!r} is no signal: give a number, or a name such as 'SIGTERM'")
-    return number
+    number = names.get(sig.upper(), 0) if isinstance(sig, str) else sig
+    if not hasattr(number, "__index__") or isinstance(number, bool) or number not in signal.valid_signals():
+        raise ValueError(f"{sig!r:.60} is no signal: give a number, or a name such as 'SIGTERM'")
+    return int(number)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from directview import _checking
 from directview._client_resubmit import Resubmits
 from directview._client_waiting import listed
 from directview._dispatching import ANYWHERE
@@ -80,7 +81,7 @@ class Hub(Resubmits):
 
     def _by_engine(self, answer: dict[str, Any], targets: Any) -> dict[Any, Any]:
         found = {int(key) if key.isdigit() else key: value for key, value in answer.items()}
-        if hasattr(targets, "__index__"):
+        if _checking.is_index(targets):
             chosen = self._targeted(targets)
             assert chosen is not None
             one: dict[Any, Any] = found[chosen[0]]
@@ -186,7 +187,7 @@ class Hub(Resubmits):
         found: list[dict[str, Any]] = []
         if msg_ids:
             found.append({"msg_ids": msg_ids})
-        if isinstance(targets, str) or hasattr(targets, "__index__") or len(targets):
+        if not _checking.nothing(targets):
             found.append({"targets": self._targeted(targets)})
         return found
 
@@ -235,6 +236,8 @@ class Hub(Resubmits):
 
 
 def _params(query: Any, keys: Any) -> dict[str, Any] | None:
+    if keys is not None:
+        _checking.names(keys, "keys")
     wanted = [keys] if isinstance(keys, str) else keys if keys is None else list(keys)
     return {"query": _plain({} if query is None else query), "keys": wanted, "after": 0}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from directview._client_waiting import Waits, as_set, listed
+from directview import _checking
+from directview._client_waiting import Waits, as_set, listed, wrong_job
 from directview._slots import Keepsake, Slots
 from directview.errors import CompositeError, RemoteError, TaskAborted
 from directview.result import AsyncResult
@@ -85,6 +86,8 @@ class Records(Waits):
             return self._result(found.result, ids).split()[found.slot]
         if hasattr(ids, "__index__"):
             return self._result(self._locate(ids.__index__()).result, f"history[{ids}]")
+        if not isinstance(ids, Iterable):
+            raise wrong_job(ids)
         jobs = listed(ids)
         if not jobs:
             raise ValueError("get_result needs at least one msg_id, index or AsyncResult")
@@ -156,7 +159,7 @@ class Records(Waits):
                 found = self._locate(name).result
                 if isinstance(found, Keepsake):
                     self._memory.forget(found)
-        if isinstance(targets, str) or hasattr(targets, "__index__") or len(targets):
+        if not _checking.nothing(targets):
             ids = as_set(
                 self._choose(slice(None) if isinstance(targets, str) and targets == "all" else targets)
             )

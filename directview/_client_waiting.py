@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from directview import _checking
 from directview._binding import Binding
 from directview._memory import Memory
 from directview._metadata import msg_id, parse_msg_id
@@ -21,14 +22,18 @@ from directview.result import AsyncResult
 if TYPE_CHECKING:
     from directview._view_targets import Targets
 
-__all__ = ["Waits", "as_set", "listed"]
+__all__ = ["Waits", "as_set", "listed", "wrong_job"]
 
 
 class Waits:
     """The part of a `Client` that waits for calls."""
 
     _binding: Binding
-    block: bool
+
+    @property
+    def block(self) -> bool:
+        """Whether what follows `block` waits by default."""
+        raise NotImplementedError
 
     def check_may_block(self, what: str, instead: str) -> None:
         """Return if this thread may wait for results of this client; raise what says why not."""
@@ -119,6 +124,7 @@ class Waits:
             KeyError, IndexError: there was no such call.
         """
         futures = self._futures(jobs)
+        _checking.seconds(timeout)
         self.check_may_block("wait()", "`await rc.wait_async(...)`")
         deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
         for future in futures:
@@ -128,6 +134,7 @@ class Waits:
 
     async def wait_async(self, jobs: Any = None, timeout: float | None = None) -> bool:
         """`wait` for event loops. May be cancelled, which ends the waiting and no call."""
+        _checking.seconds(timeout)
         futures = self._futures(jobs)
         try:
             async with asyncio.timeout(None if timeout is None or timeout < 0 else timeout):
@@ -167,9 +174,7 @@ class Waits:
                     result = found.result
                     futures.append(result.split()[found.slot] if isinstance(job, str) else result)
             else:
-                raise TypeError(
-                    f"jobs: expected AsyncResults, Futures, msg_ids or indices into history, got {job!r:.60}"
-                )
+                raise wrong_job(job)
         return futures
 
     # --- ending and forgetting ----------------------------------------------------------------------------
@@ -247,6 +252,13 @@ def listed(jobs: Any) -> list[Any]:
     if isinstance(jobs, str | concurrent.futures.Future) or not isinstance(jobs, Iterable):
         return [jobs]
     return list(jobs)
+
+
+def wrong_job(job: object) -> TypeError:
+    """What to raise for something that names no call."""
+    return TypeError(
+        f"jobs: expected AsyncResults, Futures, msg_ids or indices into history, got {job!r:.60}"
+    )
 
 
 def as_set(chosen: int | list[int]) -> set[int]:

@@ -67,6 +67,8 @@ def parse_msg_id(text: str) -> tuple[str, int, int]:
 
 
 def _known(times: Iterable[datetime | None] | None, which: str) -> list[datetime]:
+    if times is not None and not isinstance(times, Iterable):
+        raise TypeError(f"the {which} is {times!r:.60}: expected a datetime, or one for each engine")
     found = [] if times is None else list(times)
     if not found or None in found:
         raise TypeError(f"the {which} is {times!r:.60}: that has not happened yet")

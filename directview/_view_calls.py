@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from directview import cells, functions, operations, partition
+from directview import _checking, cells, functions, operations, partition
 from directview._view_targets import K, Many, One, Targeted, Targets, name_of
 from directview.lazy import LazyMap, MaxOutstanding, deal
 from directview.result import AsyncMapResult, AsyncResult
@@ -220,6 +220,8 @@ class Calls(Targeted[K]):
         self, f: Callable[..., T], /, *sequences: Iterable[Any], return_exceptions: bool = False
     ) -> AsyncMapResult[T]:
         """`map` that does not wait."""
+        _checking.function(f, "map")
+        _checking.items(sequences, "map")
         ids = self._ids(None)
         chunk = operations.map_chunk_return_exceptions if return_exceptions else operations.map_chunk
         function = dump_function(functools.partial(chunk, f))

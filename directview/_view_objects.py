@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from directview import operations, partition
+from directview import _checking, operations, partition
 from directview._view_targets import K, Targeted, Targets
 from directview.result import AsyncResult
 from directview.wire.objects import dump_function
@@ -42,7 +42,10 @@ class Objects(Targeted[K]):
 
     def push_async(self, ns: Mapping[str, Any], *, targets: Targets | None = None) -> AsyncResult[Any]:
         """`push` that does not wait. A buffer over 1 MiB may be changed once `wait_for_send` returns."""
-        return self._call(operations.push, (dict(ns),), {}, targets=targets)
+        named = _checking.pairs(ns, "push")
+        for name in named:
+            operations.check_name(name)
+        return self._call(operations.push, (named,), {}, targets=targets)
 
     def push_sync(self, ns: Mapping[str, Any], *, targets: Targets | None = None) -> Any:
         """`push` that waits."""
@@ -66,6 +69,7 @@ class Objects(Targeted[K]):
 
     def pull_async(self, names: str | Sequence[str], *, targets: Targets | None = None) -> AsyncResult[Any]:
         """`pull` that does not wait."""
+        _checking.names(names, "pull")
         asked = names if isinstance(names, str) else tuple(names)
         return self._call(operations.pull, (asked,), {}, targets=targets)
 
@@ -113,6 +117,7 @@ class Objects(Targeted[K]):
         targets: Targets | None = None,
     ) -> AsyncResult[list[None]]:
         """`scatter` that does not wait."""
+        operations.check_name(key)
         ids = self._ids(targets)
         function = dump_function(operations.scatter_part)
         requests = [
@@ -161,6 +166,8 @@ class Objects(Targeted[K]):
         self, key: str, dist: partition.Dist = "b", *, targets: Targets | None = None
     ) -> AsyncResult[Any]:
         """`gather` that does not wait."""
+        _checking.name(key, "gather")
+        partition.check_dist(dist)
         join = functools.partial(partition.join, dist=dist)
         return self._call(operations.gather_part, (key,), {}, name="gather", targets=targets, join=join)
 

@@ -7,8 +7,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, SupportsFloat, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypeAlias, TypeVar
 
+from directview import _checking
 from directview._memory import CALLS
 from directview.result import AsyncMapResult, AsyncResult
 from directview.wire.objects import dump_arguments, dump_function
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from directview.client import Client
 
 __all__ = ["K", "Many", "One", "Targeted", "Targets", "checked_limit", "name_of"]
-
-_FLAGS: Final = ("targets", "block", "track", "label", "time_limit")
 
 Targets: TypeAlias = int | slice | Sequence[int] | Literal["all"]
 """One engine by id (negative: from the end), or several: a list of ids, a slice of them, or all."""
@@ -52,7 +51,7 @@ class Targeted(Generic[K]):
     ) -> None:
         self.client = client
         self._targets: int | Sequence[int] | Literal["all"] = targets
-        self._block = block
+        self.block = block
         self.track = track
         self.label = label
         self.time_limit = time_limit
@@ -80,7 +79,18 @@ class Targeted(Generic[K]):
 
     @block.setter
     def block(self, block: bool | None) -> None:
+        _checking.flag(block, "block")
         self._block = block
+
+    @property
+    def label(self) -> str | None:
+        """The user's name for the calls of this view: see `AsyncResult.label`."""
+        return self._label
+
+    @label.setter
+    def label(self, label: str | None) -> None:
+        _checking.text(label, "label")
+        self._label = label
 
     @property
     def time_limit(self) -> float | None:
@@ -96,9 +106,7 @@ class Targeted(Generic[K]):
 
     def set_flags(self, **flags: Any) -> None:
         """Assign several of `targets`, `block`, `track`, `label`, `time_limit`."""
-        for name in flags:
-            if name not in _FLAGS:
-                raise TypeError(f"a view has no flag {name!r}: {', '.join(_FLAGS)}")
+        _checking.flags(flags)
         for name, value in flags.items():
             setattr(self, name, value)
 
@@ -106,7 +114,7 @@ class Targeted(Generic[K]):
     def temp_flags(self, **flags: Any) -> Iterator[None]:
         """`set_flags` for the time of a ``with`` block. Not for concurrent tasks: see `options`."""
         before = {
-            "_targets": self._targets, "_block": self._block, "track": self.track, "label": self.label,
+            "_targets": self._targets, "_block": self._block, "track": self.track, "_label": self._label,
             "_time_limit": self._time_limit,
         }  # fmt: skip
         try:
@@ -144,6 +152,7 @@ class Targeted(Generic[K]):
         targets: Targets | None = None,
         join: Callable[[list[Any]], Any] | None = None,
     ) -> AsyncResult[Any]:
+        _checking.function(f, "apply")
         ids = self._ids(targets)
         name = name_of(f) if name is None else name
         parcel = self._parcel(dump_function(f), args, kwargs, name)
@@ -173,7 +182,7 @@ class Targeted(Generic[K]):
 
     def _is_one(self, targets: Targets | None) -> bool:
         """Whether one engine is meant by its bare id."""
-        return hasattr(self._targets if targets is None else targets, "__index__")
+        return _checking.is_index(self._targets if targets is None else targets)
 
     def _parcel(self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Parcel:
         return pack((function, dump_arguments(args, kwargs, call=name)))

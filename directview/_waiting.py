@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures._base import FINISHED, PENDING
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar
 
+from directview import _checking
 from directview.errors import RemoteError, TaskAborted, TimeoutError, as_plain
 
 __all__ = ["CallOwner", "Counted", "SharedFuture", "logger"]
@@ -240,6 +241,7 @@ class SharedFuture(concurrent.futures.Future[T]):
         Returns:
             What `ready` said last.
         """
+        _checking.seconds(timeout)
         if ready():
             return True
         if timeout == 0:
@@ -376,6 +378,8 @@ class SharedFuture(concurrent.futures.Future[T]):
             fn: an exception of its own is logged.
             context: in which the loop runs it; by default a copy of the current one.
         """
+        if not callable(fn):
+            raise TypeError(f"a callback is a function, not {fn!r:.60}")
         loop = _running_loop()
         if loop is not None and context is None:
             context = contextvars.copy_context()
@@ -432,6 +436,7 @@ class SharedFuture(concurrent.futures.Future[T]):
 
 
 def _is_finite(timeout: float | None) -> TypeGuard[float]:
+    _checking.seconds(timeout)
     return timeout is not None and 0 <= timeout < float("inf")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, SupportsIndex, TypeVar, overload
 
-from directview import connection
+from directview import _checking, connection
 from directview._binding import Binding
 from directview._client_control import Controls
 from directview._core import Core, Request
@@ -92,13 +92,22 @@ class Client(Controls):
         info = _find(url_or_file, profile, cluster_id, timeout, contents)
         self.cluster = cluster
         self.profile = info.profile
-        self.block = False
-        """Whether views wait by default."""
+        self._block = False
         self._info = info
         self._binding = Binding(info, timeout, reconnect_timeout)
         _open_clients.add(self)
         if "IPython" in sys.modules:
             importlib.import_module("directview.magics").activate_first(self)
+
+    @property
+    def block(self) -> bool:
+        """Whether views wait by default; False, unless it is assigned."""
+        return self._block
+
+    @block.setter
+    def block(self, block: bool) -> None:
+        _checking.flag(block, "block")
+        self._block = bool(block)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -202,7 +211,9 @@ class Client(Controls):
             targets: as for indexing, or ``'all'``.
             flags: `block`, `track`, `label`, `time_limit`.
         """
-        return DirectView(self, targets if targets == "all" else self._choose(targets), **flags)
+        _checking.flags(flags)
+        everywhere = isinstance(targets, str) and targets == "all"
+        return DirectView(self, "all" if everywhere else self._choose(targets), **flags)
 
     def broadcast_view(
         self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
@@ -272,11 +283,10 @@ class Client(Controls):
         ids = self._all_ids()
         if isinstance(targets, slice):
             return list(ids[targets])
-        if isinstance(targets, str | bytes) or not (
-            hasattr(targets, "__index__") or isinstance(targets, Iterable)
-        ):
+        one = _checking.is_index(targets)
+        if isinstance(targets, str | bytes | Mapping) or not (one or isinstance(targets, Iterable)):
             raise TypeError(f"targets: expected an engine id, a list of ids or a slice, got {targets!r:.60}")
-        if hasattr(targets, "__index__"):
+        if one:
             return self._choose_one(targets, ids)
         chosen = [self._choose_one(target, ids) for target in targets]
         if len(set(chosen)) != len(chosen):
@@ -286,7 +296,7 @@ class Client(Controls):
         return chosen
 
     def _choose_one(self, target: Any, ids: tuple[int, ...]) -> int:
-        if not hasattr(target, "__index__") or isinstance(target, bool):
+        if not _checking.is_index(target) or isinstance(target, bool):
             raise TypeError(f"an engine id is an int, not {target!r:.60}")
         id = target.__index__()
         if id < 0 and -id <= len(ids):
@@ -295,19 +305,32 @@ class Client(Controls):
             raise IndexError(f"there is no engine {target}; there are {list(ids)}")
         return int(id)
 
-    def wait_for_engines(self, n: int | None = None, timeout: float | None = None, **_: Any) -> None:
+    def wait_for_engines(
+        self,
+        n: int | None = None,
+        timeout: float | None = None,
+        *,
+        block: bool = True,
+        interactive: bool | None = None,
+        widget: bool | None = None,
+    ) -> Any:
         """Block until there are at least `n` engines.
 
         Args:
             n: how many; None: as many as the client's Cluster was made with, or one.
-            timeout: seconds; None: for ever.
+            timeout: seconds; None or negative: for ever.
+            block: False: return a coroutine to await, as `wait_for_engines_async` does.
+            interactive: accepted for programs that pass it.
+            widget: accepted for programs that pass it.
 
         Raises:
             TimeoutError: they are not there in time.
             ControllerLost: the controller is gone.
         """
-        wanted = self._wanted(n)
-        self._block_on(
+        if not block:
+            return self.wait_for_engines_async(n, timeout)
+        wanted = self._wanted(n, timeout)
+        return self._block_on(
             lambda core: self._engines_within(core, wanted, timeout),
             "wait_for_engines()",
             "`await rc.wait_for_engines_async(n)`",
@@ -316,20 +339,23 @@ class Client(Controls):
     async def wait_for_engines_async(self, n: int | None = None, timeout: float | None = None) -> None:
         """`wait_for_engines` for event loops. May be cancelled."""
         core = self._binding.core()
-        waiting = self._engines_within(core, self._wanted(n), timeout)
+        waiting = self._engines_within(core, self._wanted(n, timeout), timeout)
         if core.loop is asyncio.get_running_loop():
             await waiting
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, core.loop))
 
-    def _wanted(self, n: int | None) -> int:
+    def _wanted(self, n: int | None, timeout: float | None) -> int:
+        _checking.seconds(timeout)
         if n is not None:
+            if not hasattr(n, "__index__") or n < 0:
+                raise ValueError(f"n: expected a number of engines, got {n!r:.60}")
             return n
         return self.cluster.n if self.cluster is not None else 1
 
     async def _engines_within(self, core: Core, n: int, timeout: float | None) -> None:
         try:
-            await core.wait_for_engines(n, timeout)
+            await core.wait_for_engines(n, None if timeout is None or timeout < 0 else timeout)
         except builtins.TimeoutError:
             raise TimeoutError(f"{len(core.engines)} of {n} engines were there after {timeout:g} s") from None
 
@@ -442,6 +468,9 @@ def _find(
     contents: dict[str, Any],
 ) -> ConnectionInfo:
     """The connection info that a client was made with, of a controller that listens."""
+    _checking.text(profile, "profile")
+    _checking.text(cluster_id, "cluster_id")
+    _checking.seconds(timeout)
     for name, remedy in _UNSUPPORTED.items():
         if name in contents:
             raise TypeError(f"Client has no argument {name!r}: {remedy}")

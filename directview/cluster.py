@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from directview import connection
+from directview import _checking, connection
 from directview._launch import SupervisorProcess, wait_for_process
 from directview._private_loop import run_here
 from directview.blocking import blocking
@@ -107,6 +107,12 @@ class Cluster:
     ) -> None:
         self._supervisor: SupervisorProcess | None = None
         _check_arguments(n, engines, start_method, unsupported)
+        for what, value in {"profile": profile, "cluster_id": cluster_id, "ip": ip}.items():
+            _checking.text(value, what)
+        _checking.seconds(start_timeout, "start_timeout")
+        if type(port) is not int or not 0 <= port <= 65_535:
+            raise ValueError(f"port: expected a number from 0 to 65535, got {port!r:.60}")
+        _check_env(env)
         self.n = n if n is not None else _cores()
         self.profile = profile
         self.cluster_id = cluster_id or new_cluster_id()
@@ -251,7 +257,10 @@ class Cluster:
 
         Raises:
             LaunchError: they did not start, or there is no supervisor to start them.
+            ValueError: `n` is no positive number.
         """
+        if n is not None and (type(n) is not int or n < 1):
+            raise ValueError(f"n: expected a number of engines, got {n!r:.60}")
         await request(self._control(), "start", n=self.n if n is None else n)
 
     async def start_and_connect(self, n: int | None = None) -> Client:
@@ -313,21 +322,21 @@ class Cluster:
         """End one engine; as `stop_engines`."""
         await self.stop_engines([engine_id])
 
-    async def signal_engines(self, signum: int, engine_ids: Iterable[int] | None = None) -> None:
+    async def signal_engines(self, signum: int | str, engine_ids: Iterable[int] | None = None) -> None:
         """Send a signal to engines.
 
         Args:
-            signum: as in `signal`.
+            signum: a number, or a name: ``signal.SIGTERM``, ``15``, ``'SIGTERM'``.
             engine_ids: which; None: all.
 
         Raises:
             IndexError: there is no such engine.
             LaunchError: the supervisor can't do it.
         """
-        number = int(signal.Signals(signum))
+        number = _signal(signum)
         await request(self._control(), "signal", signum=number, uuids=await self._uuids(engine_ids))
 
-    async def signal_engine(self, engine_id: int, signum: int) -> None:
+    async def signal_engine(self, engine_id: int, signum: int | str) -> None:
         """Send a signal to one engine; as `signal_engines`."""
         await self.signal_engines(signum, [engine_id])
 
@@ -345,7 +354,7 @@ class Cluster:
         """
         async with self._looking() as client:
             engines = client.engine_infos
-            chosen = list(engines) if engine_ids is None else list(engine_ids)
+            chosen = list(engines) if engine_ids is None else _check_ids(engine_ids)
             uuids = dict(zip(chosen, _uuids_of(engines, chosen), strict=True))
             pairs = [[uuid, id] for id, uuid in uuids.items()]
             await request(self._control(), "restart-engines", engines=pairs)
@@ -366,7 +375,7 @@ class Cluster:
         if engine_ids is None:
             return None
         async with self._looking() as client:
-            return _uuids_of(client.engine_infos, list(engine_ids))
+            return _uuids_of(client.engine_infos, _check_ids(engine_ids))
 
     @contextlib.asynccontextmanager
     async def _looking(self) -> AsyncIterator[Client]:
@@ -568,6 +577,29 @@ def _check_arguments(n: int | None, engines: str, start_method: str, unsupported
         if hint is None:
             raise TypeError(f"Cluster() has no argument {name!r}")
         raise TypeError(f"Cluster() does without {name!r}: {hint}")
+
+
+def _check_env(env: Any) -> None:
+    if env is None:
+        return
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env: expected a dict of environment variables, got {env!r:.60}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env: names and values are text, got {name!r:.60}: {value!r:.60}")
+
+
+def _check_ids(engine_ids: Any) -> list[int]:
+    if isinstance(engine_ids, str) or not isinstance(engine_ids, Iterable):
+        raise TypeError(f"engine_ids: expected a list of engine ids, got {engine_ids!r:.60}")
+    return list(engine_ids)
+
+
+def _signal(signum: Any) -> int:
+    try:
+        return int(signal.Signals[signum.upper()] if isinstance(signum, str) else signal.Signals(signum))
+    except (ValueError, KeyError):
+        raise ValueError(f"{signum!r:.60} is no signal: give a number, or a name such as 'SIGTERM'") from None
 
 
 def _cores() -> int:

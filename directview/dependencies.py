@@ -250,9 +250,14 @@ def interactive(f: F) -> F:
     typed in (in a script, a shell, a notebook) finds them in the engine's namespace.
 
     Returns:
-        A copy of the function, which belongs to ``__main__``; what is not a function is marked and returned.
+        A copy of the function, which belongs to ``__main__``; another callable is marked and returned.
+
+    Raises:
+        TypeError: it can't be called.
     """
     made: Any = f
+    if not callable(made):
+        raise TypeError(f"interactive is for functions, and {type(made).__name__} {made!r:.60} is none")
     if isinstance(f, FunctionType):
         names = vars(sys.modules["__main__"])
         made = FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)

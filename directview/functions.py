@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from directview import _checking
 from directview.dependencies import Reference, depend, dependent, interactive, require
-from directview.partition import Dist
+from directview.partition import Dist, check_dist
 
 if TYPE_CHECKING:
     from directview._function_types import Parallel, Remote
@@ -147,6 +148,8 @@ class ParallelFunction(RemoteFunction[P, R]):
 
 def remote(view: DirectView[Any], block: bool | None = None, **flags: Any) -> Remote:
     """As `DirectView.remote`: ``@remote(view, block=True)``."""
+    _checking.flags(flags)
+    _checking.flag(block, "block")
 
     def decorate(f: Callable[P, Any], /) -> RemoteFunction[P, Any]:
         return RemoteFunction(view, f, block=block, **flags)
@@ -158,6 +161,9 @@ def parallel(
     view: DirectView[Any], dist: Dist = "b", block: bool | None = None, ordered: bool = True, **flags: Any
 ) -> Parallel:
     """As `DirectView.parallel`: ``@parallel(view, block=True)``."""
+    _checking.flags(flags)
+    _checking.flag(block, "block")
+    check_dist(dist)
 
     def decorate(f: Callable[P, Any], /) -> ParallelFunction[P, Any]:
         return ParallelFunction(view, f, dist=dist, block=block, ordered=ordered, **flags)

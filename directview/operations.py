@@ -120,7 +120,7 @@ def push(names: Mapping[str, Any]) -> None:
         NameError: what the attribute is to be set on is not defined on this engine.
     """
     for name in names:
-        _check_name(name)
+        check_name(name)
     for name, value in names.items():
         owner, _, attribute = name.rpartition(".")
         if owner:
@@ -178,7 +178,13 @@ def dereference(expression: str) -> Any:
         raise
 
 
-def _check_name(name: object) -> None:
+def check_name(name: object) -> None:
+    """Check that it can be set on engines: a name, or an attribute by its path.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is no name.
+    """
     if not isinstance(name, str):
         raise TypeError(f"a name must be a str, got {type(name).__name__} {name!r:.60}")
     if not all([part.isidentifier() and not keyword.iskeyword(part) for part in name.split(".")]):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["Dist", "join", "sizes", "split", "split_aligned", "split_equal"]
+__all__ = ["Dist", "check_dist", "join", "sizes", "split", "split_aligned", "split_equal"]
 
 Dist = Literal["b", "r"]
 """How items go to parts: ``'b'`` one block each, ``'r'`` in turn (round robin)."""
@@ -157,11 +157,20 @@ def join(parts: Iterable[Any], dist: Dist = "b") -> Any:
     return _JOINERS[kinds.pop()](parts, dist)
 
 
-def _check(n: int, dist: str) -> None:
+def check_dist(dist: object) -> None:
+    """Check that there is such a way of dealing items.
+
+    Raises:
+        ValueError: there is not; the text says which there are.
+    """
     if dist not in get_args(Dist):
         raise ValueError(
-            f"unknown dist {dist!r}: 'b' gives each engine one block, 'r' deals items out in turn"
+            f"unknown dist {dist!r:.60}: 'b' gives each engine one block, 'r' deals items out in turn"
         )
+
+
+def _check(n: int, dist: str) -> None:
+    check_dist(dist)
     if n < 1:
         raise ValueError(f"can't cut a sequence into {n} parts: at least one is needed")
 

@@ -254,9 +254,13 @@ class AsyncResult(Displayed[T], Generic[T]):
 
         Raises:
             ValueError: there are none, or they are of different clients.
+            TypeError: one is no AsyncResult.
         """
         if not results:
             raise ValueError("join needs at least one AsyncResult")
+        for result in results:
+            if not isinstance(result, AsyncResult):
+                raise TypeError(f"join takes AsyncResults, and {result!r:.60} is none")
         if len(results) == 1:
             return results[0]
         first = results[0]
@@ -300,6 +304,8 @@ class AsyncResult(Displayed[T], Generic[T]):
             return self._whole(0)[key]
         if isinstance(key, slice):
             return [self._item(index) for index in range(*key.indices(len(self)))]
+        if not hasattr(key, "__index__"):
+            raise TypeError(f"a result is indexed by an int, a slice or a name of metadata, not {key!r:.60}")
         index = key.__index__()
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of a result that has {len(self)}")

@@ -12,6 +12,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from directview import _checking
 from directview._sync_imports import SyncImports
 from directview._view_calls import Calls
 from directview._view_control import Control
@@ -149,6 +150,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
             suffix: gives this view magics of its own: ``"2"`` makes ``%px2``, ``%autopx2`` and so on, beside
                 those of another view.
         """
+        _checking.text(suffix, "suffix")
         if "IPython" in sys.modules:  # otherwise there are no magics
             importlib.import_module("directview.magics").activate(self, suffix)
 
