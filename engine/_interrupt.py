@@ -61,6 +61,8 @@ class Aim(Protocol):
     """The call whose own code is running now, if an interrupt may hit it."""
     cancelled: dict[object, None]
     """Calls whose interrupt came before they were armed."""
+    ending: bool
+    """The engine ends: no call is to begin."""
 
 
 class Interrupts(AbstractContextManager["Interrupts"]):
@@ -118,6 +120,22 @@ class Interrupts(AbstractContextManager["Interrupts"]):
         May be nested. On any other thread than the main one it does nothing: no interrupt comes there.
         """
         return self._shield
+
+    def end(self) -> None:
+        """The engine is to end: interrupt the call whose code is running, and let none begin.
+
+        For a signal handler. A call that does not give in is interrupted once: who wants the engine to end
+        will kill it then.
+
+        Raises:
+            CallCancelled: a call's own code is running, and out of it this has to be raised.
+        """
+        self._aim.ending = True
+        call = self._aim.current
+        if call is not None:
+            if self._shields == 0:
+                raise CallCancelled(call)
+            self._pending = call
 
     def forget(self, call: object) -> None:
         """The call has ended: an interrupt for it that comes late, or came too late, is of no interest."""

@@ -190,6 +190,8 @@ class Runner:
     def _end(self, call: Call, status: int, started: float, parcel: Parcel | None) -> None:
         self._interrupts.forget(call.key)
         self._outbox.flush_output(call.key)
+        if self._steps.ending and status != OK:
+            return  # It ended because the engine does, and that is what its client is to hear.
         with self._outbox.lock:
             self._state.finished(call, status, started, time.time(), parcel)
 

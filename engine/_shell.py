@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, Final
 
 from directview import _stream_calls, connection, operations
@@ -124,7 +125,9 @@ class EngineShell:
         self._steps.install_task_factory(loop)
         self._interrupts.install()
         _output.capture(self._steps.owner, self._outbox.printed, self._outbox.flushed)
+        # Twice: the loop is woken and ends, and if a call blocks it, that call is interrupted first.
         loop.add_signal_handler(signal.SIGTERM, self._end, "it received SIGTERM")
+        signal.signal(signal.SIGTERM, self._told_to_end)
         _forked.ignore_interrupts()
         _forked.watch(self._outbox.forked)
 
@@ -170,6 +173,9 @@ class EngineShell:
         with self._outbox.lock:
             self._state.link_lost()
 
+    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+        self._interrupts.end()
+
     def _end(self, reason: str) -> None:
         self._reason = self._reason or reason
         self._ended.set()
@@ -197,7 +203,7 @@ class EngineShell:
     def _work(self) -> None:
         until = time.perf_counter() + _SLICE
         state = self._state
-        while not self._ended.is_set():
+        while not (self._ended.is_set() or self._steps.ending):
             self._read_everything()
             while state.to_cancel:
                 self._runner.cancel(state.to_cancel.pop())

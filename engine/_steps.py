@@ -64,6 +64,7 @@ class Armed:
     def __init__(self) -> None:
         self.current: object | None = None
         self.cancelled: dict[object, None] = {}
+        self.ending = False
 
 
 class Escaped(Exception):
@@ -435,6 +436,8 @@ class Steps(Armed):
         place = _Place(self, call, PLAIN, hides=True)
 
         def load_and_call() -> Any:
+            if self.ending:
+                raise CallCancelled(call)
             loaded, overlay = namespace.load(function.data, function.buffers)
             (args, kwargs), beside = namespace.load(arguments.data, arguments.buffers)
             if beside is not PLAIN:
