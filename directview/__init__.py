@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from directview.executor import ViewExecutor, register_joblib_backend
     from directview.functions import ParallelFunction, RemoteFunction, parallel, remote
     from directview.lazy import LazyMap
+    from directview.prepickled import PrePickled
     from directview.reply import ExecuteReply
     from directview.result import AsyncMapResult, AsyncResult
     from directview.streams import Stream
@@ -89,6 +90,7 @@ _HOMES = {
     "NoEnginesRegistered": "directview.errors",
     "One": "directview.view",
     "ParallelFunction": "directview.functions",
+    "PrePickled": "directview.prepickled",
     "Reference": "directview.dependencies",
     "RemoteError": "directview.errors",
     "RemoteFunction": "directview.functions",
@@ -147,6 +149,7 @@ __all__ = [
     "NoEnginesRegistered",
     "One",
     "ParallelFunction",
+    "PrePickled",
     "Reference",
     "RemoteError",
     "RemoteFunction",
