@@ -18,19 +18,28 @@ import asyncio
 import atexit
 import contextlib
 import os
-import signal
 import socket
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import anyio
 
-from directview import _checking, connection
+from directview import connection
+from directview._cluster_arguments import (
+    check_arguments,
+    check_env,
+    check_ids,
+    check_names,
+    check_numbers,
+    cores,
+    signal_number,
+    uuids_of,
+)
 from directview._launch import SupervisorProcess, wait_for_process
 from directview._private_loop import run_here
 from directview.blocking import blocking
@@ -106,14 +115,11 @@ class Cluster:
         **unsupported: Any,
     ) -> None:
         self._supervisor: SupervisorProcess | None = None
-        _check_arguments(n, engines, start_method, unsupported)
-        for what, value in {"profile": profile, "cluster_id": cluster_id, "ip": ip}.items():
-            _checking.text(value, what)
-        _checking.seconds(start_timeout, "start_timeout")
-        if type(port) is not int or not 0 <= port <= 65_535:
-            raise ValueError(f"port: expected a number from 0 to 65535, got {port!r:.60}")
-        _check_env(env)
-        self.n = n if n is not None else _cores()
+        check_arguments(n, engines, start_method, unsupported)
+        check_names(profile=profile, cluster_id=cluster_id, ip=ip)
+        check_numbers(start_timeout, port)
+        check_env(env)
+        self.n = n if n is not None else cores()
         self.profile = profile
         self.cluster_id = cluster_id or new_cluster_id()
         self.shutdown_atexit = shutdown_atexit
@@ -333,7 +339,7 @@ class Cluster:
             IndexError: there is no such engine.
             LaunchError: the supervisor can't do it.
         """
-        number = _signal(signum)
+        number = signal_number(signum)
         await request(self._control(), "signal", signum=number, uuids=await self._uuids(engine_ids))
 
     async def signal_engine(self, engine_id: int, signum: int | str) -> None:
@@ -354,8 +360,8 @@ class Cluster:
         """
         async with self._looking() as client:
             engines = client.engine_infos
-            chosen = list(engines) if engine_ids is None else _check_ids(engine_ids)
-            uuids = dict(zip(chosen, _uuids_of(engines, chosen), strict=True))
+            chosen = list(engines) if engine_ids is None else check_ids(engine_ids)
+            uuids = dict(zip(chosen, uuids_of(engines, chosen), strict=True))
             pairs = [[uuid, id] for id, uuid in uuids.items()]
             await request(self._control(), "restart-engines", engines=pairs)
             deadline = time.monotonic() + self._start_timeout
@@ -375,7 +381,7 @@ class Cluster:
         if engine_ids is None:
             return None
         async with self._looking() as client:
-            return _uuids_of(client.engine_infos, _check_ids(engine_ids))
+            return uuids_of(client.engine_infos, check_ids(engine_ids))
 
     @contextlib.asynccontextmanager
     async def _looking(self) -> AsyncIterator[Client]:
@@ -544,72 +550,3 @@ class Cluster:
     signal_engine_sync = blocking(signal_engine, "signal_engine_sync")
     restart_engines_sync = blocking(restart_engines, "restart_engines_sync")
     restart_engine_sync = blocking(restart_engine, "restart_engine_sync")
-
-
-_INSTEAD: Final = {
-    "sshserver": "make a tunnel with `ssh -L` to the controller's TCP port, and copy the connection file",
-    "engine_launcher_class": "start engines by hand: `mpiexec -n 4 directview engine --profile NAME`",
-    "controller_launcher_class": "start the controller by hand: `directview controller --profile NAME`",
-    "controller_ip": "it is called `ip` here",
-    "profile_dir": "name a `profile`; its folder is directview's own affair",
-    "controller_args": "use the arguments of Cluster",
-    "engine_args": "use the arguments of Cluster",
-}
-_HARMLESS: Final = frozenset(
-    {"log_level", "delay", "send_engines_connection_env", "engine_timeout", "config", "parent"}
-)
-
-
-def _check_arguments(n: int | None, engines: str, start_method: str, unsupported: Mapping[str, Any]) -> None:
-    if n is not None and (type(n) is not int or n < 0):
-        raise ValueError(f"n: expected a number of engines, got {n!r}")
-    if engines != "local":
-        raise ValueError(
-            f"engines={engines!r}: a Cluster starts engines on this machine only; start others with "
-            f"`{'mpiexec' if 'mpi' in engines else 'srun'} directview engine --profile NAME`"
-        )
-    if start_method not in ("fork", "exec"):
-        raise ValueError(f"start_method: 'fork' or 'exec', got {start_method!r}")
-    for name in unsupported:
-        if name in _HARMLESS:
-            continue
-        hint = _INSTEAD.get(name)
-        if hint is None:
-            raise TypeError(f"Cluster() has no argument {name!r}")
-        raise TypeError(f"Cluster() does without {name!r}: {hint}")
-
-
-def _check_env(env: Any) -> None:
-    if env is None:
-        return
-    if not isinstance(env, Mapping):
-        raise TypeError(f"env: expected a dict of environment variables, got {env!r:.60}")
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"env: names and values are text, got {name!r:.60}: {value!r:.60}")
-
-
-def _check_ids(engine_ids: Any) -> list[int]:
-    if isinstance(engine_ids, str) or not isinstance(engine_ids, Iterable):
-        raise TypeError(f"engine_ids: expected a list of engine ids, got {engine_ids!r:.60}")
-    return list(engine_ids)
-
-
-def _signal(signum: Any) -> int:
-    try:
-        return int(signal.Signals[signum.upper()] if isinstance(signum, str) else signal.Signals(signum))
-    except (ValueError, KeyError):
-        raise ValueError(f"{signum!r:.60} is no signal: give a number, or a name such as 'SIGTERM'") from None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _uuids_of(engines: Mapping[int, Any], engine_ids: Sequence[int]) -> list[str]:
-    unknown = [id for id in engine_ids if id not in engines]
-    if unknown:
-        raise IndexError(f"there is no engine {', '.join(map(str, unknown))}; there are {list(engines)}")
-    return [engines[id].uuid.hex() for id in engine_ids]
