@@ -101,6 +101,8 @@ class DirectViewBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         self, callback: Callable[[Any], object] | None, future: concurrent.futures.Future[Any]
     ) -> None:
         self._open.discard(future)
+        if isinstance(future, AsyncResult):
+            future._look()  # joblib does, unless another batch has failed before
         if callback is not None:
             try:
                 callback(future)
@@ -114,8 +116,6 @@ class DirectViewBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Cancel what has not ended."""
         for future in list(self._open):
-            if isinstance(future, AsyncResult):
-                future._look()
             future.cancel()
 
 

@@ -7,14 +7,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from directview.balanced import LoadBalancedView
-from directview.lazy import check_chunksize
+from directview.lazy import abandon, check_chunksize
 from directview.result import AsyncResult
 
 if TYPE_CHECKING:
+    from directview.client import Client
     from directview.view import DirectView
 
 __all__ = ["ViewExecutor", "register_joblib_backend"]
@@ -85,7 +86,10 @@ class ViewExecutor(concurrent.futures.Executor):
         check_chunksize(chunksize)
         until = None if timeout is None else time.monotonic() + timeout
         chunks = self._balanced._submit_chunks(self._tell(), fn, iterables, chunksize)
-        return _results(deque([self._keep(chunk) for chunk in chunks]), until)
+        kept = deque([self._keep(chunk) for chunk in chunks])
+        results = _results(self._balanced.client, kept, until)
+        next(results)
+        return results
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. Engines go on.
@@ -163,14 +167,16 @@ def _balanced(view: DirectView[Any]) -> LoadBalancedView:
     )
 
 
-def _results(chunks: deque[AsyncResult[list[T]]], until: float | None) -> Iterator[T]:
+def _results(
+    client: Client, chunks: deque[AsyncResult[list[Any]]], until: float | None
+) -> Generator[Any, None, None]:
+    """The items of chunks. First `next` once: of a generator that has not begun nothing is ever run."""
     try:
+        yield None
         while chunks:
             left = None if until is None else max(0.0, until - time.monotonic())
             items = chunks[0].result(left)
             chunks.popleft()
             yield from items
     finally:
-        for chunk in chunks:
-            chunk._look()
-            chunk.cancel()
+        abandon(client, chunks)

@@ -266,19 +266,26 @@ class LazyMap(Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        pairs: list[tuple[int, int]] = []
-        for result, _ in self.__dict__.get("_open", {}).values():
-            result._look()
-            if not result.done():
-                pairs.extend(result._outstanding())
-        if pairs:
-            try:
-                self._client.cancel_calls_soon(pairs)
-            except RuntimeError:  # the loop was closed, and with it all calls
-                return
+        left = [result for result, _ in self.__dict__.get("_open", {}).values()]
+        if left:
+            abandon(self._client, left)
 
     def __repr__(self) -> str:
         return f"<LazyMap: {len(self._open)} under way>"
+
+
+def abandon(client: Client, results: Iterable[AsyncResult[Any]]) -> None:
+    """Cancel what has not ended of results that nobody will look at. For finalizers too."""
+    pairs: list[tuple[int, int]] = []
+    for result in results:
+        result._look()
+        if not result.done():
+            pairs.extend(result._outstanding())
+    if pairs:
+        try:
+            client.cancel_calls_soon(pairs)
+        except RuntimeError:  # the loop was closed, and with it all calls
+            return
 
 
 def deal(
