@@ -65,6 +65,7 @@ class Displayed(Slots[T]):
                 step = interval if left is None else min(interval, left)
                 self._block(ready, step, "wait_interactive()", "`await ar.wait_interactive_async()`")
                 update(self.progress)
+            update(self.progress)  # it may have ended since
 
     async def wait_interactive_async(self, widget: bool | None = None) -> None:
         """`wait_interactive` for event loops. May be cancelled, which ends the waiting only."""

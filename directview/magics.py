@@ -15,6 +15,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from IPython.core import magic_arguments
@@ -24,7 +25,7 @@ from IPython.core.magic import Magics, no_var_expand
 
 from directview._display import GroupBy, Printer
 from directview._progress import progress_bar
-from directview.errors import CompositeError, TimeoutError
+from directview.errors import RemoteError, TimeoutError
 from directview.reply import ExecuteReply
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class ParallelMagics(Magics):
             Out[0:2]: 4711
             ...
         """
+        __tracebackhide__ = True  # from IPython's tracebacks
         return self._run(line, self.view.block)
 
     @no_var_expand
@@ -212,6 +214,7 @@ class ParallelMagics(Magics):
             [stdout:0] even
             [stdout:2] even
         """
+        __tracebackhide__ = True
         args = magic_arguments.parse_argstring(self.cell_px, line)
         targets = None if args.targets is None else parse_targets(args.targets)
         return self._run(cell or "", self.view.block if args.block is None else args.block, args, targets)
@@ -223,7 +226,7 @@ class ParallelMagics(Magics):
         args: argparse.Namespace | None = None,
         targets: Any = None,
     ) -> AsyncResult[Any] | None:
-        __tracebackhide__ = True  # from IPython's tracebacks
+        __tracebackhide__ = True
         args = argparse.Namespace() if args is None else args
         if block:
             self.view.client.check_may_block("%px", "`%%px --noblock`, and `await` its result")
@@ -306,6 +309,7 @@ class ParallelMagics(Magics):
             Out[0:1]: 4711
             ...
         """
+        __tracebackhide__ = True
         args = magic_arguments.parse_argstring(self.pxresult, line)
         if self.last_result is None:
             raise UsageError(_NOTHING_YET)
@@ -339,6 +343,7 @@ class ParallelMagics(Magics):
         return value
 
     def _show_result(self, result: AsyncResult[Any], groupby: GroupBy) -> None:
+        __tracebackhide__ = True
         result.wait()
         result._show_outputs(groupby)
         result.get()
@@ -428,8 +433,8 @@ class ParallelMagics(Magics):
             outcome = kwargs.get("result")
             if outcome is not None:
                 outcome.error_in_exec = error
-            if isinstance(error, CompositeError):
-                _show_composite(self.shell, type(error), error, error.__traceback__)
+            if isinstance(error, RemoteError):
+                _show_remote(self.shell, type(error), error, error.__traceback__)
             else:
                 self.shell.showtraceback()
             return True
@@ -506,15 +511,30 @@ def _registered(shell: Any, suffix: str) -> ParallelMagics:
         magics = _active[suffix] = ParallelMagics(shell, suffix=suffix)
         shell.register_magics(magics)
         if not shell.custom_exceptions:  # the user's own way to show errors stays
-            shell.set_custom_exc((CompositeError,), _show_composite)
+            shell.set_custom_exc((RemoteError,), _show_remote)
     return magics
 
 
-def _show_composite(shell: Any, kind: Any, error: BaseException, trace: Any, tb_offset: Any = None) -> None:
-    """Show a CompositeError as any other error, instead of with every engine's traceback below it."""
+def _show_remote(shell: Any, kind: Any, error: BaseException, trace: Any, tb_offset: Any = None) -> None:
+    """Show what failed on engines: none of our frames, and of a CompositeError no traceback of each engine."""
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %debug
-    lines = shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
+    lines = shell.InteractiveTB.structured_traceback(kind, error, _of_the_user(trace), tb_offset=tb_offset)
     shell._showtraceback(kind, error, lines)
+
+
+def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """`trace` as far as the line that called us."""
+    steps: list[TracebackType] = []
+    while trace is not None:
+        steps.append(trace)
+        trace = trace.tb_next
+    whole = list(steps)
+    while steps and steps[-1].tb_frame.f_globals.get("__name__", "").startswith(("directview.", "IPython.")):
+        steps.pop()
+    kept: TracebackType | None = None
+    for step in reversed(steps or whole):
+        kept = TracebackType(kept, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return kept
 
 
 def load_ipython_extension(shell: Any) -> None:

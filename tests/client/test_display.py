@@ -95,6 +95,22 @@ def test_wait_interactive_shows_how_many_have_ended(bars: Bars) -> None:
     assert bars.seen == [*sorted(bars.seen[:-1]), -1]
 
 
+def test_the_bar_is_at_its_end_also_when_that_comes_while_it_is_drawn(
+    bars: Bars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ar = many(2)
+
+    def draw(done: int) -> None:
+        bars.seen.append(done)
+        if not done:
+            for engine in range(2):
+                ar._deliver(engine, meta(engine), None)
+
+    monkeypatch.setattr(Bars, "__enter__", lambda self: draw)
+    ar.wait_interactive()
+    assert bars.seen == [0, 2, -1]
+
+
 def test_wait_interactive_ends_with_its_timeout_or_at_the_first(bars: Bars) -> None:
     ar = many(2)
     ar.wait_interactive(timeout=0)

@@ -187,8 +187,21 @@ def test_errors_are_shown_as_on_the_page_and_can_be_debugged(session: Session) -
     assert "CompositeError: one or more exceptions from call to method: _execute\n" in shown
     assert "[0:apply]: ZeroDivisionError: division by zero\n" in shown
     assert "[3:apply]: ZeroDivisionError: division by zero" in shown
+    assert "directview/" not in shown  # our own doings
     assert type(sys.last_value).__name__ == "CompositeError"
     assert sys.last_traceback is not None
+
+
+def test_an_error_of_one_engine_is_shown_with_what_it_was_there(session: Session) -> None:
+    """Of this session's frames only the user's own."""
+    session.enter("one = rc[2]; one.block = True; one.activate('_one')")
+    for line in ("%px_one 1 / 0", "def f():\n    one.apply(lambda: 1 / 0)\nf()"):
+        shown = session.enter(line)
+        here = shown.rpartition("The above exception was the direct cause")[2]
+        assert "ZeroDivisionError: division by zero" in here
+        assert "directview/" not in here
+        assert ("in f()" in here) == line.startswith("def")
+        assert type(sys.last_value).__name__ == "ZeroDivisionError"
 
 
 def test_what_engines_displayed_before_they_failed_is_shown(session: Session) -> None:
