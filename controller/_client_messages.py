@@ -213,7 +213,12 @@ def _interrupt_later(controller: Controller, engine: Engine, abort: PendingAbort
     """Have the supervisor interrupt the call, again and again until the engine reports its end."""
 
     def interrupt(now: float) -> None:
-        if engine.aborts.get((abort.client, abort.seq)) is not abort or abort.tries >= ABORT_TRIES:
+        if engine.aborts.get((abort.client, abort.seq)) is not abort:
+            return
+        if abort.tries >= ABORT_TRIES:
+            abort.given_up = True
+            call = f"{abort.client.hex()}_{abort.seq}_{engine.id}"
+            controller.note(f"cancelled, still running: call {call}, interrupted {abort.tries} times")
             return
         abort.tries += 1
         supervisor = controller.registry.supervisors.get(engine.supervisor)

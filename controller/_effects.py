@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Admit", "Effect", "Expel", "Finish", "Lookup", "Persist", "Record", "Send"]
+__all__ = ["Admit", "Effect", "Expel", "Finish", "Lookup", "Note", "Persist", "Record", "Send"]
 
 
 class Send(NamedTuple):
@@ -27,6 +27,12 @@ class Expel(NamedTuple):
 
     route: bytes
     reason: str
+
+
+class Note(NamedTuple):
+    """Write this into the log: somebody may wonder."""
+
+    text: str
 
 
 class Persist(NamedTuple):
@@ -69,4 +75,4 @@ class Lookup(NamedTuple):
     """Only records with greater numbers."""
 
 
-Effect = Send | Admit | Expel | Persist | Finish | Record | Lookup
+Effect = Send | Admit | Expel | Note | Persist | Finish | Record | Lookup

@@ -28,6 +28,8 @@ class PendingAbort:
     client: bytes
     seq: int
     tries: int = 0
+    given_up: bool = False
+    """It has been interrupted often enough: it goes on until it ends by itself."""
 
 
 @dataclass(eq=False, slots=True)

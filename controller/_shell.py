@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from directview.connection import ConnectionInfo
-from directview.controller._effects import Admit, Expel, Finish, Lookup, Persist, Record, Send
+from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, Persist, Record, Send
 from directview.controller._state import Controller, Settings
 from directview.controller._store import Store
 from directview.controller.options import ControllerOptions
@@ -246,6 +246,8 @@ class ControllerShell:
                 case Expel(route, reason):
                     log.warning("expelled a peer: %s", reason)
                     self._router.expel(route, reason)
+                case Note(text):
+                    log.warning("%s", text)
                 case Persist(ids):
                     self._write_ids(ids)
                 case Record() if self._store is not None:

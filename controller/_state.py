@@ -36,7 +36,7 @@ from itertools import islice
 from typing import Any, Final, assert_never
 
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
-from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Persist, Send
+from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Send
 from directview.controller._history import MOST_CALLS, History
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
 from directview.controller._registry import Client, Engine, Peer, Registry, Supervisor
@@ -216,6 +216,10 @@ class Controller:
             header = encode(Submit(client, watermark, tuple([entry.item for entry in batch])))
             frames = [frame for entry in batch for frame in entry.frames]
             self._effects.append(Send(routes, header, frames))
+
+    def note(self, text: str) -> None:
+        """Write `text` into the log."""
+        self._effects.append(Note(text))
 
     def expel(self, route: bytes, reason: str, now: float) -> None:
         """Close this connection and count it as lost."""

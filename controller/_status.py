@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from directview.controller._query import Condition, QueryError, chosen, parse
-from directview.controller._registry import Engine
+from directview.controller._registry import Engine, PendingAbort
 
 if TYPE_CHECKING:
     from directview.controller._state import Controller
@@ -15,6 +17,8 @@ __all__ = ["QueryError", "answer", "engines_of", "integer", "purge", "wanted"]
 _KNOWN: Final = ("status", "queue_status", "db_query", "purge", "launch", "stop", "signal", "shutdown")
 _MOST_LISTED: Final = 20_000
 """Calls that one answer may list: it travels in one header."""
+_MOST_STUBBORN: Final = 20
+"""Of one engine: whoever asks wants to know which engines are stuck."""
 
 
 def answer(controller: Controller, what: str, params: dict[str, Any], now: float) -> Any:
@@ -83,8 +87,17 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "python": info.python if info else None,
         "connected": engine.ready,
         "supervised": bool(engine.supervisor),
+        "cancelled": [
+            f"{abort.client.hex()}_{abort.seq}_{engine.id}"
+            for abort in islice(_stubborn(engine), _MOST_STUBBORN)
+        ],
         **_counts(engine),
     }
+
+
+def _stubborn(engine: Engine) -> Iterator[PendingAbort]:
+    """Calls that were cancelled, and run on whatever is done."""
+    return (abort for abort in engine.aborts.values() if abort.given_up)
 
 
 def _counts(engine: Engine) -> dict[str, int]:

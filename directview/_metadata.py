@@ -117,9 +117,15 @@ class Described:
                 return self._displayed_by(index)
         if known is not None:
             return known.field(key)
+        if key == "status":
+            return self._status_before_the_end()
         if key != "engine_id":
             return None
         return engine if engine >= 0 else (self._places or {}).get(index)
+
+    def _status_before_the_end(self) -> str | None:
+        """The status of a call that its engine has not ended."""
+        raise NotImplementedError
 
     def _displayed_by(self, index: int) -> list[dict[str, Any]]:
         """What source that was executed displayed on one engine, also if it failed then."""
@@ -190,7 +196,10 @@ class Described:
 
     @property
     def status(self) -> Any:
-        """``ok``, ``error``, ``aborted``, or None while it goes on. A list for several."""
+        """``ok``, ``error`` or ``aborted``; None while it goes on. A list for several.
+
+        ``cancelled, still running``: it was cancelled here, and the engine has not said that it has ended.
+        """
         return self._per_slot("status")
 
     @property

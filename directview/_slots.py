@@ -224,6 +224,9 @@ class Slots(Described, SharedFuture[T]):
             return error
         return None
 
+    def _status_before_the_end(self) -> str | None:
+        return None if self._cut_short() is None else "cancelled, still running"
+
     def _out_of_time(self, seconds: float) -> None:
         """Its time limit is up: who waits is told now, and the engines are to end it."""
         outstanding = self._outstanding()

@@ -7,6 +7,8 @@ chunk of items). How the slots become the result is in `directview._slots`, how 
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 import concurrent.futures
 import weakref
 from bisect import bisect_right
@@ -24,6 +26,8 @@ __all__ = ["AsyncMapResult", "AsyncResult", "CallMetadata", "CallOwner"]
 
 T = TypeVar("T")
 
+_ABORT_PATIENCE: Final = 12.0
+"""Seconds. A controller has a cancelled call interrupted for ten."""
 _RETURN_WHEN: Final = (None, "FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED")
 
 
@@ -151,6 +155,9 @@ class AsyncResult(Displayed[T], Generic[T]):
     def get_dict(self, timeout: float | None = None) -> dict[int, Any]:
         """Block like `get`; the values by engine id.
 
+        Args:
+            timeout: as for `get`.
+
         Raises:
             ValueError: an engine has several of them.
         """
@@ -181,19 +188,35 @@ class AsyncResult(Displayed[T], Generic[T]):
         """Cancel the call, and block until every engine has said that it ended it.
 
         Args:
-            timeout: seconds; None or negative: for ever.
+            timeout: seconds; None: 12, a little longer than calls are interrupted again and again; negative:
+                for ever.
 
         Raises:
-            TimeoutError: an engine has not answered in time; the call is cancelled all the same.
+            TimeoutError: cancelled, still running: the function swallows interrupts, or is deep in code that
+                is not Python's. Whoever waits for the call has been told that it is cancelled all the same.
         """
         self.cancel()
-        if not self._block(self._all_answered, timeout, "abort()", "`await ar.abort_async()`"):
-            raise TimeoutError("Not every engine has answered the abort.")
+        patience = _ABORT_PATIENCE if timeout is None else timeout
+        if not self._block(self._all_answered, patience, "abort()", "`await ar.abort_async()`"):
+            raise TimeoutError(self._still_running())
 
-    async def abort_async(self) -> None:
-        """Cancel the call, and wait until every engine has said that it ended it. May be cancelled."""
+    async def abort_async(self, timeout: float | None = None) -> None:
+        """Cancel the call, and wait until every engine has said that it ended it. May be cancelled.
+
+        Arguments and errors as for `abort`.
+        """
         self.cancel()
-        await self._step(self._all_answered)
+        patience = _ABORT_PATIENCE if timeout is None else timeout
+        try:
+            async with asyncio.timeout(patience if patience >= 0 else None):
+                await self._step(self._all_answered)
+        except builtins.TimeoutError:
+            raise TimeoutError(self._still_running()) from None
+
+    def _still_running(self) -> str:
+        engines = ", ".join([str(engine) for _, engine in self._outstanding() if engine >= 0])
+        where = f" on engine {engines}" if engines else ""
+        return f"{self._name} was cancelled, and is still running{where}: it does not give in"
 
     # --- sending ---
 

@@ -258,9 +258,14 @@ class Stream(Generic[T]):
         self._stop()
 
     async def aclose(self) -> None:
-        """End the generators, and wait until their ``finally`` blocks have run. May be cancelled."""
+        """End the generators, and wait until their ``finally`` blocks have run. May be cancelled.
+
+        Raises:
+            TimeoutError: one is still running: see `AsyncResult.abort`.
+        """
         self._stop()
-        await self._result._step(self._result._all_answered)
+        if not self._result._all_answered():
+            await self._result.abort_async()
 
     def _stop(self) -> None:
         """Takes no lock, so that finalizers may call it, which run at any moment."""

@@ -24,7 +24,7 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from directview.controller._effects import Admit, Expel, Finish, Persist, Send
+from directview.controller._effects import Admit, Expel, Finish, Note, Persist, Send
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS
 from directview.controller._state import Controller, Settings
 from directview.testing.invariants import check_client, check_controller, check_engine
@@ -306,7 +306,7 @@ class SimulatedCluster:
                     self._ids = ids
                 case Finish(reason):
                     self.finished = reason
-                case Admit():
+                case Admit() | Note():
                     pass
 
     def _expel(self, route: bytes, reason: str) -> None:

@@ -727,7 +727,7 @@ def test_an_await_of_a_nested_call_that_was_cancelled_is_a_remote_failure() -> N
 def test_abort_waits_for_the_engines_word() -> None:
     owner = Owner()
     ar = many(2, owner)
-    with pytest.raises(errors.TimeoutError, match="abort"):
+    with pytest.raises(errors.TimeoutError, match="f was cancelled, and is still running on engine 0, 1"):
         ar.abort(0.01)
     assert ar.cancelled()
     assert owner.cancelled == [(7, 0), (7, 1)]

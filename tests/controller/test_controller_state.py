@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from directview.controller._client_messages import ABORT_AGAIN, ABORT_FIRST, ABORT_TRIES
-from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Persist, Record, Send
+from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Record, Send
 from directview.controller._state import EXIT_DRAIN, Controller, Settings
 from directview.testing.invariants import check_controller
 from directview.wire.messages import (
@@ -421,6 +421,21 @@ def test_interrupting_ends_some_day() -> None:
     here.hear("c", Abort(uuid("c"), ((0, (1,)),)))
     here.wait(1000.0)
     assert len(here.heard("s")) == ABORT_TRIES
+    call = f"{uuid('c').hex()}_1_0"
+    assert here.others == [Note(f"cancelled, still running: call {call}, interrupted {ABORT_TRIES} times")]
+    assert stubborn(here) == [call]
+    here.hear("e0", results(1, status=ABORTED))
+    assert stubborn(here) == []
+
+
+def stubborn(here: House) -> list[str]:
+    """What the status says was cancelled, and runs on."""
+    here.heard("c")
+    here.hear("c", Query(1, "status", {}))
+    (answer,) = here.heard("c")
+    assert isinstance(answer, Answer)
+    found: list[str] = answer.value["engines"][0]["cancelled"]
+    return found
 
 
 # --- engines that leave ---------------------------------------------------------------------------------

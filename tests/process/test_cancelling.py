@@ -162,6 +162,31 @@ async def test_a_running_call_is_ended(rc: Client, function: Any, how: str) -> N
         assert result.stdout == "runs\ncleaned up\n"
 
 
+def refuses(seconds: float) -> str:
+    """Swallows whatever comes."""
+    print("runs")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(end - time.monotonic())
+        except BaseException:  # noqa: BLE001 - as careless code does
+            continue
+    return "to the end"
+
+
+async def test_a_call_that_does_not_give_in_is_told_of(rc: Client) -> None:
+    """Its waiters are free at once; the abort says that it still runs, and ends when the call does."""
+    result = await running(rc[0].apply_async(refuses, 1.0))
+    with pytest.raises(TimeoutError, match="refuses was cancelled, and is still running on engine 0"):
+        await result.abort_async(0.1)
+    assert result.cancelled()
+    assert result["status"] == "cancelled, still running"
+    with pytest.raises(TimeoutError, match="still running on engine 0"):
+        await asyncio.to_thread(result.abort, 0.1)
+    await result.abort_async()
+    assert result["status"] in ("ok", "aborted")
+
+
 async def test_a_queued_call_never_starts(rc: Client) -> None:
     """Whether it waits at the controller, or has been given to the busy engine."""
     first = await running(rc[0].apply_async(sleeps))
