@@ -516,7 +516,7 @@ def _registered(shell: Any, suffix: str) -> ParallelMagics:
 
 
 def _show_remote(shell: Any, kind: Any, error: BaseException, trace: Any, tb_offset: Any = None) -> None:
-    """Show what failed on engines: none of our frames, and of a CompositeError no traceback of each engine."""
+    """Show what failed on engines: none of our frames, nor, of a CompositeError, each engine's traceback."""
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %debug
     lines = shell.InteractiveTB.structured_traceback(kind, error, _of_the_user(trace), tb_offset=tb_offset)
     shell._showtraceback(kind, error, lines)
