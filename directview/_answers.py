@@ -54,7 +54,14 @@ class AsyncHubResult(SharedFuture[T]):
         return self.get()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the answer is there, and raise nothing of its own; returns whether it is."""
+        """Block until the answer is there, and raise nothing of its own.
+
+        Args:
+            timeout: seconds; None or negative: for ever; 0: only look.
+
+        Returns:
+            Whether it is there.
+        """
         self._block(self.done, timeout, "wait()", "`await` on it")
         return self.done()
 

@@ -226,7 +226,11 @@ class Controls(Hub):
         return scheduler.client
 
     def stop_dask(self, targets: Any = "all") -> None:
-        """Make engines engines only again, and end the scheduler that `become_dask` started. Blocks."""
+        """Make engines engines only again, and end the scheduler that `become_dask` started. Blocks.
+
+        Args:
+            targets: which engines.
+        """
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             try:

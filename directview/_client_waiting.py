@@ -36,7 +36,15 @@ class Waits:
         raise NotImplementedError
 
     def check_may_block(self, what: str, instead: str) -> None:
-        """Return if this thread may wait for results of this client; raise what says why not."""
+        """Return if this thread may wait for results of this client; raise what says why not.
+
+        Args:
+            what: the blocking call, for the error's text.
+            instead: what to use instead.
+
+        Raises:
+            WouldBlockLoop, RuntimeError, ClientClosed: it may not.
+        """
         self._binding.check_may_block(what, instead)
 
     def check_running(self) -> None:

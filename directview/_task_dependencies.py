@@ -61,14 +61,14 @@ class Dependency(set[str]):
                 raise TypeError(f"a dependency is an AsyncResult or a msg_id, not {one!r:.60}")
 
     def check(self, completed: set[str], failed: set[str] | None = None) -> bool:
-        """Whether it is met when these calls have succeeded, and those failed."""
+        """Whether it is met when the calls `completed` have succeeded, and those `failed`."""
         counting = (completed if self.success else set()) | ((failed or set()) if self.failure else set())
         if not self:
             return True
         return self <= counting if self.all else not self.isdisjoint(counting)
 
     def unreachable(self, completed: set[str], failed: set[str] | None = None) -> bool:
-        """Whether it can't be met any more when these calls have succeeded, and those failed."""
+        """Whether it can't be met any more when the calls `completed` have succeeded, and those `failed`."""
         useless = (set() if self.success else completed) | (set() if self.failure else (failed or set()))
         if not self:
             return False

@@ -174,6 +174,14 @@ class Calls(Targeted[K]):
     ) -> AsyncResult[Any]:
         """Run the contents of a file of this machine in each engine's namespace.
 
+        Args:
+            filename: of Python source; ``~`` is your home.
+            targets: other engines than the view's, for this call.
+            block: wait (and raise what failed), for this call.
+
+        Returns:
+            An `AsyncResult` of `ExecuteReply`, finished if it was waited for.
+
         Raises:
             OSError: the file can't be read here.
         """

@@ -105,7 +105,14 @@ class Targeted(Generic[K]):
         self._time_limit = checked_limit(seconds)
 
     def set_flags(self, **flags: Any) -> None:
-        """Assign several of `targets`, `block`, `track`, `label`, `time_limit`."""
+        """Assign several flags at once, for all who use this view.
+
+        Args:
+            flags: of `targets`, `block`, `track`, `label`, `time_limit`.
+
+        Raises:
+            TypeError: there is no such flag.
+        """
         _checking.flags(flags)
         for name, value in flags.items():
             setattr(self, name, value)

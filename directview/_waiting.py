@@ -390,7 +390,14 @@ class SharedFuture(concurrent.futures.Future[T]):
         self._call_back(fn, loop, context)
 
     def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
-        """Forget a callback; returns how many times it had been added."""
+        """Forget a callback.
+
+        Args:
+            fn: the one that was added.
+
+        Returns:
+            How many times it had been added.
+        """
         with self._condition:
             kept = [entry for entry in self._done_callbacks if entry[0] != fn]
             removed = len(self._done_callbacks) - len(kept)

@@ -325,7 +325,7 @@ class Cluster:
         await request(self._control(), "stop-engines", uuids=await self._uuids(engine_ids))
 
     async def stop_engine(self, engine_id: int) -> None:
-        """End one engine; as `stop_engines`."""
+        """End one engine, `engine_id`; as `stop_engines`."""
         await self.stop_engines([engine_id])
 
     async def signal_engines(self, signum: int | str, engine_ids: Iterable[int] | None = None) -> None:
@@ -343,7 +343,7 @@ class Cluster:
         await request(self._control(), "signal", signum=number, uuids=await self._uuids(engine_ids))
 
     async def signal_engine(self, engine_id: int, signum: int | str) -> None:
-        """Send a signal to one engine; as `signal_engines`."""
+        """Send the signal `signum` to one engine, `engine_id`; as `signal_engines`."""
         await self.signal_engines(signum, [engine_id])
 
     async def restart_engines(self, engine_ids: Iterable[int] | None = None) -> None:
@@ -374,7 +374,7 @@ class Cluster:
                 await asyncio.sleep(0.01)
 
     async def restart_engine(self, engine_id: int) -> None:
-        """Restart one engine; as `restart_engines`."""
+        """Restart one engine, `engine_id`; as `restart_engines`."""
         await self.restart_engines([engine_id])
 
     async def _uuids(self, engine_ids: Iterable[int] | None) -> list[str] | None:

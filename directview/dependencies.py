@@ -249,6 +249,9 @@ def interactive(f: F) -> F:
     A function that is imported from a module finds them in that module, on the engine as here; one that was
     typed in (in a script, a shell, a notebook) finds them in the engine's namespace.
 
+    Args:
+        f: the function.
+
     Returns:
         A copy of the function, which belongs to ``__main__``; another callable is marked and returned.
 
