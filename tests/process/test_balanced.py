@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -400,6 +402,17 @@ def test_bad_flags(v: LoadBalancedView) -> None:
         v.map(abs, [1], chunksize=0)
     with pytest.raises(TypeError, match="at least one sequence"):
         v.map(abs)
+
+
+# --- a program for ipyparallel ---------------------------------------------------------------------------
+
+
+def test_a_program_for_ipyparallel_runs_with_another_import(own_folders: Path) -> None:
+    """It uses its public interface only, and runs with ipyparallel itself."""
+    program = Path(__file__).parent / "programs" / "balanced_sums.py"
+    command = [sys.executable, str(program), "directview"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (ran.stdout, ran.returncode) == ("balanced\n", 0), ran.stderr
 
 
 # --- engines that die -----------------------------------------------------------------------------------
