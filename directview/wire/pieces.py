@@ -1,8 +1,8 @@
 """A pickle in pieces: large bytes, bytearrays and strings beside the stream instead of in it. Pure.
 
-A pickler asks nobody about exact bytes, bytearrays and strings, so no reducer can put them out of band, and
-with a hook that is asked about everything (``persistent_id``) a list of numbers takes seven times as long. But
-a payload of 64 KiB and more the pickler hands to its file uncopied and by itself, right behind its opcode and
+A pickler asks nobody about exact bytes, bytearrays and strings, so no reducer can put them out of band. With
+a hook that is asked about everything (``persistent_id``) a list of numbers takes seven times as long. But the
+pickler hands a payload of 64 KiB and more to its file uncopied and by itself, right behind its opcode and
 length. Here these are replaced by opcodes that make the same object of the next out-of-band buffer.
 
 What comes out is a plain pickle for any unpickler. The memo, and so sharing and recursion, is as it was: its
