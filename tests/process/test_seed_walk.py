@@ -82,10 +82,21 @@ def test_the_tutorial_can_be_followed_in_an_async_program(clusters: Path) -> Non
     assert said == "walked\n"
 
 
-@pytest.mark.parametrize(("program", "says"), [("diffusion.py", "same\n"), ("survey.py", "counted\n")])
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [("diffusion.py", "same\n"), ("survey.py", "counted\n"), ("bookkeeping.py", "accounted\n")],
+)
 def test_programs_for_ipyparallel_run_with_another_import(own_folders: Path, program: str, says: str) -> None:
     """They use its public interface only, and run with ipyparallel itself."""
     assert run(program, "directview", complains="count ") == says  # its progress bar
+
+
+@pytest.mark.skipif(importlib.util.find_spec("IPython") is None, reason="needs IPython")
+def test_sessions_in_ipython_run_with_another_import(own_folders: Path, tmp_path: Path) -> None:
+    """Magics, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(tmp_path))
+        assert run("session.py", "directview").splitlines()[-1] == "typed"
 
 
 # Not imported here: it starts threads of its own.
