@@ -67,7 +67,7 @@ assert failing.successful() is False
 assert set(names.values()) <= set(other.hub_history())
 found = other.db_query({"msg_id": {"$in": list(names.values())[:3]}}, keys=["msg_id", "completed"])
 assert {record["msg_id"] for record in found} == set(list(names.values())[:3])
-assert all(record["completed"] <= datetime.datetime.now(datetime.timezone.utc) for record in found)
+assert all(record["completed"] <= datetime.datetime.now(datetime.UTC) for record in found)
 
 # How engines stand; what has not begun can be taken back.
 sleeping = rc[0].apply_async(time.sleep, 1)

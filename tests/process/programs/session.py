@@ -35,7 +35,8 @@ with ipp.Cluster(n=2) as rc:
     assert view["a"] == [5, 5]
     said = cell("%px print('a is', a)")
     assert said.count("a is 5") == 2, said
-    assert "[stdout:0]" in said and "[stdout:1]" in said
+    assert "[stdout:0]" in said
+    assert "[stdout:1]" in said
 
     cell("%%px --targets 1\na = 7\nb = a + 1")
     assert view["a"] == [5, 7]
@@ -43,10 +44,12 @@ with ipp.Cluster(n=2) as rc:
 
     # Here too, and not waited for.
     cell("%%px --local\nc = 3")
-    assert view["c"] == [3, 3] and shell.user_ns["c"] == 3
+    assert view["c"] == [3, 3]
+    assert shell.user_ns["c"] == 3
     cell("%%px --noblock\nd = a * 2\nprint('d is', d)")
     said = cell("%pxresult")
-    assert "d is 10" in said and "d is 14" in said, said
+    assert "d is 10" in said
+    assert "d is 14" in said
 
     # One view for even engines, by its own name.
     rc[::2].activate("_even")
