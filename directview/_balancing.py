@@ -126,6 +126,11 @@ class Balancer:
             gate.note({id: outcome})
             self._try_gate(gate)
 
+    @property
+    def gated(self) -> bool:
+        """Whether tasks may depend on any call."""
+        return bool(self._gates)
+
     def awaits(self, id: CallId) -> bool:
         """Whether a task may depend on this call."""
         return id in self._gates

@@ -181,6 +181,7 @@ class Dispatching:
         id = result._calls[slot]
         if outcome is not None and self._balancer.awaits(id):
             self._balancer.note(id, outcome)
+            self.gated = self._balancer.gated
             self.changed = True
 
     # --- turns ----------------------------------------------------------------------------------------

@@ -152,8 +152,10 @@ class LazyMap(Generic[T]):
 
     def _top_up(self) -> None:
         """Read and send as many items as there is room for."""
-        while not self._over and len(self._open) < self._limit():
+        while not self._over:
             try:
+                if len(self._open) >= self._limit():
+                    return
                 rows = list(islice(self._rows, self._chunksize))
                 if not rows:
                     self._over = True

@@ -20,6 +20,7 @@ from directview import (
     Client,
     Cluster,
     CompositeError,
+    ControllerLost,
     Dependency,
     EngineError,
     ImpossibleDependency,
@@ -32,6 +33,7 @@ from directview import (
     errors,
     require,
 )
+from directview.supervisor.control import SupervisorFile, request
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -481,6 +483,24 @@ def test_a_view_whose_engines_have_all_died_says_so(mortal: Client) -> None:
     until(lambda: len(mortal.ids) == 3)
     with pytest.raises(NoEnginesRegistered, match="of this view is left"):
         view.apply_sync(abs, -1)
+
+
+def test_when_the_controller_dies_everything_ends(own_folders: Path) -> None:
+    with Cluster(n=2) as rc:
+        assert rc.cluster is not None
+        view = rc.load_balanced_view(retries=3)
+        running = view.map_async(nap, [60.0] * 10)
+        waiting = view.options(after=running).apply_async(nap, 0)
+        until(lambda: len(running.targets) == 2)
+        file = SupervisorFile.read(Path(rc.cluster.connection_file).parent)
+        assert file is not None
+        os.kill(asyncio.run(request(file.control, "status"))["controller"], signal.SIGKILL)
+        for error in (waiting.exception(DEADLINE), running.exception(DEADLINE)):
+            for each in error.exceptions if isinstance(error, CompositeError) else [error]:
+                assert isinstance(each, ControllerLost | EngineError | ImpossibleDependency), repr(each)
+        assert rc.outstanding == set()
+        with pytest.raises(ControllerLost):
+            view.apply_async(nap, 0)
 
 
 def test_an_engine_that_joins_takes_part(mortal: Client) -> None:

@@ -185,11 +185,12 @@ def test_joblib_on_the_default_cluster(own_folders: Path, monkeypatch: pytest.Mo
 
 
 def test_differential_evolution(v: LoadBalancedView) -> None:
-    options: dict[str, Any] = {"bounds": [(0, 2)] * 3, "maxiter": 8, "popsize": 6, "polish": False}
+    options: dict[str, Any] = {"maxiter": 8, "popsize": 6, "polish": False, "seed": 1}
+    options |= {"bounds": [(0, 2)] * 3, "updating": "deferred"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scipy's, on workers and updating
-        serial = differential_evolution(rosen, updating="deferred", seed=1, **options)
-        ours = differential_evolution(rosen, updating="deferred", seed=1, workers=v.map_sync, **options)
+        serial = differential_evolution(rosen, **options)
+        ours = differential_evolution(rosen, workers=v.map_sync, **options)
     assert np.array_equal(ours.x, serial.x)
     assert ours.fun == serial.fun
 

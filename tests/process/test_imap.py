@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,17 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from directview import Client, Cluster, DirectView, LazyMap, LoadBalancedView, RemoteError, WouldBlockLoop
+from directview import (
+    Client,
+    Cluster,
+    DirectView,
+    EngineError,
+    LazyMap,
+    LoadBalancedView,
+    NoEnginesRegistered,
+    RemoteError,
+    WouldBlockLoop,
+)
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -151,6 +163,23 @@ def test_an_error_of_the_items_themselves_comes_after_their_results(v: LoadBalan
     assert next(unsendable) == 1
     with pytest.raises(TypeError, match="lock"):
         next(unsendable)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_when_all_engines_die_each_call_says_so_and_then_that_there_are_none(
+    own_folders: Path, balanced: bool
+) -> None:
+    with Cluster(n=2) as rc:
+        view: Any = rc.load_balanced_view() if balanced else rc[:]
+        pids = rc[:].apply_sync(os.getpid)
+        lazy = view.imap(nap, itertools.repeat(60.0), max_outstanding=2)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="SIGKILL"):
+                next(lazy)
+        with pytest.raises(NoEnginesRegistered if balanced else (NoEnginesRegistered, EngineError)):
+            next(lazy)
 
 
 def test_bad_arguments(v: LoadBalancedView) -> None:
