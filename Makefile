@@ -1,6 +1,7 @@
 # make demo     four engines at work on real input, checked and drawn
 # make test     the tests (ARGS="-k name" passes options on)
 # make test-slow  the long ones: minutes of churn, a gigabyte over a slow line
+# make browser  the tests in a browser: JupyterLab and Chromium are installed first
 # make check    lint, types, layering, docs
 # make bench    speed, side by side with other libraries (ARGS="--quick")
 # make docs     the documentation, into docs/_build/html
@@ -17,7 +18,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --editable
 
-.PHONY: demo test test-slow check lint types layers docs bench clean
+.PHONY: demo test test-slow browser check lint types layers docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -28,6 +29,10 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	@$(PY) -m pytest -q -m slow $(ARGS)
+
+browser: $(VENV)/.installed-browser
+	@tests/browser/install.sh
+	@$(PY) -m pytest -q tests/browser $(ARGS)
 
 check: lint types layers docs
 	@echo "check: all good"
