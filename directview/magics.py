@@ -277,7 +277,7 @@ class ParallelMagics(Magics):
         except KeyboardInterrupt:
             self._interrupt(result, signal)
             result._show_outputs(groupby, printed=not stream)
-            raise
+            raise KeyboardInterrupt from None  # without the frames in which we waited
         result._show_outputs(groupby, printed=not stream)
         result.get()
 
