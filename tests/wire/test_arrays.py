@@ -270,7 +270,7 @@ def test_a_subclass_that_pickles_itself_does_so() -> None:
 
 
 @pytest.mark.parametrize("n", [4, 4000])
-def test_records_matrices_and_strings(n: int) -> None:
+def test_records_and_matrices(n: int) -> None:
     records = np.rec.array([(i, i / 2) for i in range(n)], dtype=[("number", "i8"), ("half", "f8")])
     again = there_and_back(records)
     assert_same(again, records)
@@ -278,10 +278,8 @@ def test_records_matrices_and_strings(n: int) -> None:
     assert type(again[3]) is np.record
     matrix = np.ones((2, n)).view(np.matrix)
     assert_same(there_and_back(matrix), matrix)
-    text = np.char.array(["ab", "c"] * n)
-    assert_same(there_and_back(text), text)
     if n > 4:
-        assert_uncopied([records, matrix, text], records, matrix, text)
+        assert_uncopied([records, matrix], records, matrix)
 
 
 @pytest.mark.parametrize("n", [6, 60_000])
@@ -312,16 +310,19 @@ def test_masked_arrays(n: int) -> None:
 # --- other owners of memory -----------------------------------------------------------------------------
 
 
+TEXT = "w" if sys.version_info >= (3, 13) else "u"
+
+
 @pytest.mark.parametrize("n", [0, 3, 50_000])
-@pytest.mark.parametrize("typecode", list("bBhHiIlLqQfdu"))
+@pytest.mark.parametrize("typecode", [*"bBhHiIlLqQfd", TEXT])
 def test_arrays_of_the_standard_library(typecode: str, n: int) -> None:
-    made: array[Any] = array(typecode, "x" * n if typecode == "u" else range(n) if n < 4 else bytes(n))
+    made: array[Any] = array(typecode, "x" * n if typecode == TEXT else range(n) if n < 4 else bytes(n))
     again = there_and_back(made)
     assert type(again) is array
     assert again.typecode == typecode
     assert again == made
     again.extend(made)
-    if n > 3 and typecode != "u":
+    if n > 3 and typecode != TEXT:
         assert_uncopied(made, np.frombuffer(made, typecode))
 
 
