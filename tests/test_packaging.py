@@ -63,8 +63,10 @@ def test_test_modules_have_unique_names() -> None:
 
 EXTRAS = {
     "directview/testing/strategies.py": {"hypothesis"},
+    "directview/_joblib.py": {"joblib"},
     "directview/magics.py": {"IPython"},
     "directview/_cells_ipython.py": {"IPython", "traitlets"},
+    "directview/_kernel_ipykernel.py": {"ipykernel"},
 }
 """Modules that come with an extra of their own, and what they import of it."""
 

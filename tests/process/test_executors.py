@@ -187,10 +187,11 @@ def test_joblib_on_the_default_cluster(own_folders: Path, monkeypatch: pytest.Mo
 def test_differential_evolution(v: LoadBalancedView) -> None:
     options: dict[str, Any] = {"maxiter": 8, "popsize": 6, "polish": False, "seed": 1}
     options |= {"bounds": [(0, 2)] * 3, "updating": "deferred"}
+    parallel: dict[str, Any] = {**options, "workers": v.map_sync}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scipy's, on workers and updating
         serial = differential_evolution(rosen, **options)
-        ours = differential_evolution(rosen, workers=v.map_sync, **options)
+        ours = differential_evolution(rosen, **parallel)
     assert np.array_equal(ours.x, serial.x)
     assert ours.fun == serial.fun
 

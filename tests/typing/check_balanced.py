@@ -1,4 +1,4 @@
-"""What type checkers must see in programs with load-balanced views. Checked by mypy and pyright, never run."""
+"""What type checkers must see in programs with load-balanced views. They check it; it is never run."""
 
 from __future__ import annotations
 
