@@ -89,13 +89,17 @@ _NOT_BEGUN: Final = (Stage.ARRIVING, Stage.QUEUED)
 class Call:
     """One call, from its arrival to its acknowledgement."""
 
-    __slots__ = ("client", "granted", "name", "outgoing", "parcel", "problem", "result", "seq", "stage")
+    __slots__ = (
+        "cancelled", "client", "granted", "name", "outgoing", "parcel", "problem", "result", "seq", "stage",
+    )  # fmt: skip
 
     def __init__(self, client: bytes, seq: int, name: str) -> None:
         self.client = client
         self.seq = seq
         self.name = name
         self.stage = Stage.ARRIVING
+        self.cancelled = False
+        """It has been told. Once is enough: it may be cleaning up."""
         self.parcel: Unpacked | None = None
         self.problem: Exception | None = None
         """Why the payload can't be used."""
@@ -325,7 +329,8 @@ class EngineState:
                     continue
                 if call.stage in _NOT_BEGUN:
                     self.finished(call, ABORTED, 0.0, 0.0, None)
-                elif call.stage is Stage.SUSPENDED and call not in self.to_cancel:
+                elif call.stage is Stage.SUSPENDED and not call.cancelled:
+                    call.cancelled = True
                     self.to_cancel.append(call)
 
     def _asked(self, message: Resume) -> None:

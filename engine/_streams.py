@@ -190,6 +190,8 @@ class _Stream:
         try:
             await self._to_the_end(self._pull(iterator))
         finally:
+            # An interrupt that came while it waited: what it was to end has ended.
+            self._streams.steps.cancelled.pop(self.key, None)
             close = getattr(iterator, "close", None)
             if close is not None:
                 self._streams.steps.run(self.key, self._overlay, close)

@@ -315,6 +315,9 @@ def test_an_abort_cancels_a_coroutine_once() -> None:
     state.receive(Abort(A, ((3, (1, 7)),)), ())
     state.receive(Abort(A, ((3, (1,)),)), ())
     assert state.to_cancel == [call]
+    state.to_cancel.clear()
+    state.receive(Abort(A, ((3, (1,)),)), ())  # A client that has reconnected says it again.
+    assert state.to_cancel == [], "it would be hit in the middle of cleaning up"
 
 
 def test_an_abort_of_what_runs_or_has_ended_changes_nothing() -> None:
