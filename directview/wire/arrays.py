@@ -149,10 +149,8 @@ _CAST: Final = frozenset("cbBhHiIlLqQnNfd?")
 def _reduce_memoryview(view: memoryview) -> Any:
     if view.format not in _CAST:  # half floats, records, another byte order: numpy reads and makes them
         return _rebuild_unusual_memoryview, (np.asarray(view), view.readonly)
-    if view.c_contiguous and view.nbytes:
-        flat: Any = view.cast("B")
-    else:
-        flat = np.ascontiguousarray(view).reshape(-1).view(np.uint8)
+    whole = view.c_contiguous and view.nbytes
+    flat = view.cast("B") if whole else bytearray(view.tobytes())
     # Without items it can be cast to one dimension only.
     return _rebuild_memoryview, (
         pickle.PickleBuffer(flat), view.format, view.shape if view.nbytes else (0,), view.readonly,
