@@ -19,6 +19,7 @@ __all__ = ["BalancedFlags", "listed"]
 _FLAGS: Final = (
     "targets", "block", "track", "label", "after", "follow", "timeout", "retries", "time_limit",
 )  # fmt: skip
+_SCHEMES: Final = ("leastload", "lru", "plainrandom", "pure", "twobin", "weighted")
 
 
 class BalancedFlags(Control[Many]):
@@ -37,7 +38,10 @@ class BalancedFlags(Control[Many]):
         timeout: float | None = None,
         retries: int = 0,
         time_limit: float | None = None,
+        scheme: str = "leastload",
     ) -> None:
+        if scheme not in _SCHEMES:
+            raise ValueError(f"scheme: expected one of {', '.join(_SCHEMES)}, got {scheme!r:.60}")
         chosen = listed(targets)
         super().__init__(client, chosen, block=block, track=track, label=label, time_limit=time_limit)
         self.after = after

@@ -61,6 +61,7 @@ class LoadBalancedView(BalancedCalls):
         retries: how often a call is begun again that has raised or whose engine has died, on another engine
             where there is one. Only with retries may a call run twice.
         time_limit: seconds that a call may take, from its submission to its end; None: any number.
+        scheme: accepted for programs that name one of ipyparallel's schemes: it is always ``leastload``.
     """
 
     def options(

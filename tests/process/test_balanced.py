@@ -387,7 +387,10 @@ async def test_in_an_event_loop(rc: Client) -> None:
         await left[9]
 
 
-def test_bad_flags(v: LoadBalancedView) -> None:
+def test_bad_flags(rc: Client, v: LoadBalancedView) -> None:
+    assert rc.load_balanced_view(scheme="twobin").apply_sync(abs, -1) == 1
+    with pytest.raises(ValueError, match="scheme: expected one of leastload"):
+        rc.load_balanced_view(scheme="fastest")
     wrong: list[tuple[type[Exception], dict[str, Any]]] = [
         (TypeError, {"retries": 1.5}),
         (ValueError, {"retries": -1}),
