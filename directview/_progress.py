@@ -39,10 +39,11 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = console or Console(stderr=True)
+    # What is printed meanwhile, such as [stdout:3], is no markup of rich's either.
+    console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, auto_refresh=False)
-    # What the user calls things is no markup of rich's.
+    # Nor is what the user calls things.
     task = bar.add_task(what.replace("[", r"\["), total=total)
     if widget is None:
         widget = console.is_jupyter

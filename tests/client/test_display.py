@@ -133,6 +133,27 @@ def test_progress_of_a_map_counts_items(bars: Bars) -> None:
     assert bars.opened[0][:2] == (5, "map")
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_printed_while_a_bar_is_drawn_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels in brackets too, at the end of a line and within one."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar(2, "f", widget=False) as update:
+        update(1)
+        printer = _display.Printer(labelled=True)
+        printer.write(0, "stdout", "whole :smile:\n")
+        printer.write(1, "stdout", "in [red]part")
+        update(2)
+    assert "[stdout:0] whole :smile:" in terminal.getvalue()
+    assert "[stdout:1] in [red]part" in terminal.getvalue()
+    assert "2/2" in terminal.getvalue()
+
+
 async def test_wait_interactive_can_be_awaited(bars: Bars) -> None:
     ar = many(2)
     waiting = asyncio.create_task(ar.wait_interactive_async())
