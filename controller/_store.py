@@ -58,17 +58,26 @@ class Store:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_TABLE)
-            if not resumes:
-                self._database.execute("UPDATE calls SET status = 'lost' WHERE status IS NULL")
-                self._database.commit()
-            ((last,),) = self._database.execute("SELECT max(number) FROM calls")
+            try:
+                last = self._prepare(resumes)
+            except BaseException:
+                self._database.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             raise OSError(f"can't keep the history of calls in {path}: {error}") from error
-        self.last: int = last or 0
+        self.last = last
         """The highest number of a record."""
+
+    def _prepare(self, resumes: bool) -> int:
+        database = self._database
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.executescript(_TABLE)
+        if not resumes:
+            database.execute("UPDATE calls SET status = 'lost' WHERE status IS NULL")
+            database.commit()
+        ((last,),) = database.execute("SELECT max(number) FROM calls")
+        return last or 0
 
     # --- what is done, in the thread ----------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from directview.events import EngineEvent
     from directview.executor import ViewExecutor, register_joblib_backend
     from directview.functions import ParallelFunction, RemoteFunction, parallel, remote
+    from directview.kernel import bind_kernel
     from directview.lazy import LazyMap
     from directview.prepickled import PrePickled
     from directview.reply import ExecuteReply
@@ -103,6 +104,7 @@ _HOMES = {
     "UnmetDependencyError": "directview.errors",
     "ViewExecutor": "directview.executor",
     "WouldBlockLoop": "directview.errors",
+    "bind_kernel": "directview.kernel",
     "depend": "directview.dependencies",
     "dependent": "directview.dependencies",
     "interactive": "directview.dependencies",
@@ -162,6 +164,7 @@ __all__ = [
     "UnmetDependencyError",
     "ViewExecutor",
     "WouldBlockLoop",
+    "bind_kernel",
     "depend",
     "dependent",
     "error",

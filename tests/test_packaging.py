@@ -66,7 +66,7 @@ EXTRAS = {
     "directview/_joblib.py": {"joblib"},
     "directview/magics.py": {"IPython"},
     "directview/_cells_ipython.py": {"IPython", "traitlets"},
-    "directview/_kernel_ipykernel.py": {"ipykernel"},
+    "directview/_kernel_ipykernel.py": {"IPython", "ipykernel"},
 }
 """Modules that come with an extra of their own, and what they import of it."""
 
