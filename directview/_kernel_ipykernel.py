@@ -56,7 +56,8 @@ def _serve(connection_file: str | None, options: dict[str, Any], ready: Future[s
         sys.modules["__main__"] = main  # IPython has put another one there
         app.kernel.user_module = main
         app.kernel.user_ns = vars(main)
-        app.shell.set_completer_frame()
+        shell: Any = app.shell
+        shell.set_completer_frame()
     except BaseException as error:  # noqa: BLE001 - it is raised where the kernel was asked for
         ready.set_exception(error)
         return
@@ -67,14 +68,15 @@ def _serve(connection_file: str | None, options: dict[str, Any], ready: Future[s
 @contextmanager
 def _beside_the_engines_shell() -> Iterator[None]:
     """IPython wants one shell in a process: what is made here goes unregistered, beside the engine's."""
-    before = InteractiveShell._instance
+    registry: Any = InteractiveShell
+    before = registry._instance
     if before is not None:
         type(before).clear_instance()
     try:
         yield
     finally:
-        if InteractiveShell._instance is not None:
-            type(InteractiveShell._instance).clear_instance()
+        if registry._instance is not None:
+            type(registry._instance).clear_instance()
         if before is not None:
             for kind in type(before)._walk_mro():
                 kind._instance = before
