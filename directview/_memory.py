@@ -76,18 +76,21 @@ class Memory:
             self._calls.append(calls)
             self._open[calls[0][0]] = result
             self._last = calls[-1][0]
-            if not requests:
-                return
             nbytes = _OVERHEAD
             for request in requests:
-                if request[1].chunks:
+                parcel = request[1]
+                if parcel.chunks:
                     return
-                nbytes += request[1].nbytes
-            kept = self._requests
-            kept.append((calls[0][0], requests, nbytes))
-            self._request_bytes += nbytes
-            while self._request_bytes > self._most_request_bytes:
-                self._request_bytes -= kept.popleft()[2]
+                nbytes += parcel.nbytes
+            if requests:
+                self._requests.append((calls[0][0], requests, nbytes))
+                self._request_bytes = total = self._request_bytes + nbytes
+                if total > self._most_request_bytes:
+                    self._forget_requests()
+
+    def _forget_requests(self) -> None:
+        while self._request_bytes > self._most_request_bytes:
+            self._request_bytes -= self._requests.popleft()[2]
 
     def ended(self, result: Slots[Any]) -> None:
         """The last slot of a call was answered."""

@@ -27,8 +27,8 @@ T = TypeVar("T")
 class ViewExecutor(concurrent.futures.Executor):
     """Runs functions on engines: each once, on the engine of the view that has least to do.
 
-    Its futures are `AsyncResult`s: they can be awaited too, raise what the function raised, of its own type,
-    and cancelling one that runs ends it. Shutting an executor down waits for its calls; engines go on.
+    Its futures are of `AsyncResult`: they can be awaited too, raise what the function raised, of its own
+    type, and cancelling one that runs ends it. Shutting an executor down waits for its calls; engines go on.
 
     Args:
         view: any view. With a load-balanced one its flags hold for the calls; of a direct one the engines,

@@ -17,6 +17,7 @@ from directview._metadata import CallMetadata
 from directview._slots import Keepsake, Slots
 from directview.errors import CompositeError, RemoteError, TaskAborted, TimeoutError
 from directview.result import AsyncMapResult, AsyncResult
+from directview.wire.parcels import Packed, pack
 
 
 class Owner:
@@ -208,3 +209,38 @@ async def test_an_answer_can_be_awaited_or_blocked_for() -> None:
         await answer
     assert not answer.successful()
     assert repr(answer) == "<AsyncHubResult(send_signal): failed>"
+
+
+# --- what calls were made of ----------------------------------------------------------------------------
+
+
+def requests_of(count: int, nbytes: int) -> list[Any]:
+    return [((place,), pack((Packed(bytes(nbytes), ()),))) for place in range(count)]
+
+
+def made_of(memory: Memory, first: int, requests: list[Any]) -> None:
+    calls = tuple([(first + place, place) for place in range(len(requests))])
+    memory.made(calls, AsyncResult(OWNER, calls), requests)
+
+
+def test_what_a_call_was_made_of_is_found_by_each_of_its_numbers() -> None:
+    memory = Memory()
+    first, second = requests_of(3, 10), requests_of(1, 10)
+    made_of(memory, 1, first)
+    made_of(memory, 4, second)
+    assert [memory.request(seq) for seq in (0, 1, 3, 4, 5)] == [None, first[0], first[2], second[0], None]
+
+
+def test_what_calls_were_made_of_is_bounded_by_bytes() -> None:
+    """The newest is kept; what travels in pieces never is."""
+    memory = Memory(request_bytes=100_000)
+    for seq in range(1, 101):
+        made_of(memory, seq, requests_of(1, 9_000))
+    kept = [seq for seq in range(1, 101) if memory.request(seq) is not None]
+    assert kept == list(range(101 - len(kept), 101))
+    assert 9 <= len(kept) <= 11
+    large = requests_of(1, 2 << 20)
+    assert large[0][1].chunks
+    made_of(memory, 101, large)
+    assert memory.request(101) is None
+    assert memory.request(100) is not None
