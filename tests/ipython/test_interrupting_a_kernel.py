@@ -104,8 +104,8 @@ def test_the_stop_button_ends_the_cell_on_the_engines_and_here(kernel: Kernel, b
     started = time.monotonic()
     came = interrupt_when_begun(kernel, f"%%px\nimport asyncio, time\nkept = 1\nprint('begun')\n{busy}")
     assert [content["ename"] for kind, content in came if kind == "error"] == ["KeyboardInterrupt"]
-    shown = "\n".join([line for kind, content in came if kind == "error" for line in content["traceback"]])
-    assert "threading.py" not in shown  # where we waited is nobody's business
+    trace = "\n".join([line for kind, content in came if kind == "error" for line in content["traceback"]])
+    assert "threading.py" not in trace  # where we waited is nobody's business
     printed = "".join([content["text"] for kind, content in came if kind == "stream"])
     assert "Received Keyboard Interrupt. Sending signal SIGINT to engines..." in printed
     came = kernel.run("%px kept + 1")

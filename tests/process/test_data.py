@@ -51,7 +51,7 @@ def threads_of_libraries() -> None:
                 assert value.equals(pickle.loads(pickle.dumps(value)))
     if importlib.util.find_spec("torch") is not None:
         torch: Any = importlib.import_module("torch")
-        assert torch.equal(torch.ones(1000, 1000).T.contiguous(), torch.ones(1000, 1000))
+        torch.set_num_threads(1)  # or it keeps some for each thread that works on a large tensor
 
 
 @pytest.fixture(scope="module")
