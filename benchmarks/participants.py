@@ -58,7 +58,7 @@ SPECS: Sequence[Spec] = (
         "peer",
         "benchmarks.peers.ray:RayPeer",
         ("ray>=2.60", "numpy=={numpy}"),
-        {"RAY_TMPDIR": "{scratch}", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+        {"RAY_TMPDIR": "{scratch}", "RAY_USAGE_STATS_ENABLED": "0"},
     ),
     Spec(
         "mpi",

@@ -15,7 +15,7 @@ __all__ = ["MpiPeer"]
 
 
 class MpiPeer(Peer):
-    """Rank 0 is this process; the engines are spawned and obey: they read an order, take part, and wait again.
+    """Rank 0 is this process; the engines are spawned: they read an order, take part, and wait for the next.
 
     Orders and functions are pickled objects, arrays are buffers: the fastest that each has.
     """
