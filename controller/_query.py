@@ -142,16 +142,13 @@ def _among(name: str, values: Any) -> Condition:
     for value in values:
         _check(name, value)
     known = frozenset(values)
-    marks = ", ".join("?" * len(values))
-    null = " OR {0} IS NULL" if None in known else ""
-    inside = f"{name} IN ({marks})"
+    asked = [value for value in values if value is not None]
+    inside = f"{name} IN ({', '.join('?' * len(asked))})"
     if name != "msg_id":  # never NULL, and found by its index as it stands
         inside = f"coalesce({inside}, 0)"
-    return Condition(
-        lambda record: record[place] in known,
-        f"({inside}{null.format(name)})",
-        tuple(values),
-    )
+    if None in known:
+        inside += f" OR {name} IS NULL"
+    return Condition(lambda record: record[place] in known, f"({inside})", tuple(asked))
 
 
 def _remains(name: str, value: Any) -> Condition:

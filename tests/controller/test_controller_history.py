@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from directview.controller._effects import Lookup, Record
@@ -247,20 +248,19 @@ _records = st.lists(
 
 
 @given(_records, queries)
+@example([(None,) * (len(FIELDS) - 1)], {"msg_id": {"$nin": [None]}})
 def test_a_query_finds_the_same_records_in_memory_and_in_sql(
     contents: list[tuple[Any, ...]], query: dict[str, Any]
 ) -> None:
     condition = parse(query)
-    database = sqlite3.connect(":memory:")
-    database.execute(f"CREATE TABLE calls (number INTEGER, {', '.join(FIELDS)})")
     rows = [(number, f"f{number}", *record) for number, record in enumerate(contents)]
-    marks = ", ".join("?" * (len(FIELDS) + 1))
-    database.executemany(f"INSERT INTO calls VALUES ({marks})", rows)
-    found = database.execute(
-        f"SELECT number FROM calls WHERE {condition.sql} ORDER BY number", condition.values
-    )
-    assert [number for (number,) in found] == [row[0] for row in rows if condition.test(row[1:])]
-    database.close()
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute(f"CREATE TABLE calls (number INTEGER, {', '.join(FIELDS)})")
+        marks = ", ".join("?" * (len(FIELDS) + 1))
+        database.executemany(f"INSERT INTO calls VALUES ({marks})", rows)
+        asked = f"SELECT number FROM calls WHERE {condition.sql} ORDER BY number"
+        found = [number for (number,) in database.execute(asked, condition.values)]
+    assert found == [row[0] for row in rows if condition.test(row[1:])]
 
 
 # --- the store ------------------------------------------------------------------------------------------
