@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,7 @@ from directview import (
     TaskTimeout,
     WouldBlockLoop,
 )
+from directview.controller.options import ControllerOptions
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -476,6 +478,36 @@ async def test_a_client_that_goes_leaves_no_generator(rc: Client, cluster: Clust
     )
     assert done.returncode == -9
     assert await noted(rc, "ended") == "killed"
+
+
+def test_a_client_that_is_cut_off_misses_no_item(cluster: Cluster) -> None:
+    """It was paused until the controller gave its connection up, and comes back."""
+    program = textwrap.dedent(
+        """
+        import sys, time
+        from directview import Client
+        def ticks():
+            for i in range(3000):
+                if i % 3 == 0:
+                    time.sleep(0.001)
+                yield i
+        with Client(sys.argv[1]) as rc:
+            seen = []
+            for item in rc[0].stream(ticks):
+                seen.append(item)
+                if item == 500:
+                    print("half way", flush=True)
+            print(seen == list(range(3000)), flush=True)
+        """
+    )
+    command = [sys.executable, "-c", program, str(cluster.connection_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "half way\n"
+        os.kill(client.pid, signal.SIGSTOP)
+        time.sleep(1.5 * ControllerOptions(folder="", cluster_id="").heartbeat_timeout)
+        os.kill(client.pid, signal.SIGCONT)
+        assert client.stdout.readline() == "True\n"
 
 
 # --- errors ---------------------------------------------------------------------------------------------
