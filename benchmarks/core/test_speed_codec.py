@@ -56,7 +56,7 @@ class TestHeaders:
 def test_pack_a_small_call(benchmark: BenchmarkFixture) -> None:
     """Function and arguments, pickled before."""
     objects = dump_function(nothing), dump_arguments((1, "two"), {})
-    assert benchmark(pack, objects).chunks == []
+    assert benchmark(pack, objects).chunks == ()
 
 
 def test_unpack_a_small_call(benchmark: BenchmarkFixture) -> None:
