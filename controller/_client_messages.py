@@ -217,6 +217,8 @@ def _interrupt_later(controller: Controller, engine: Engine, abort: PendingAbort
             return
         if abort.tries >= ABORT_TRIES:
             abort.given_up = True
+            if abort.client not in controller.registry.clients:
+                del engine.aborts[abort.client, abort.seq]
             call = f"{abort.client.hex()}_{abort.seq}_{engine.id}"
             controller.note(f"cancelled, still running: call {call}, interrupted {abort.tries} times")
             return

@@ -359,7 +359,10 @@ class Controller:
         self.at(deadline, expire)
 
     def client_gone(self, client: Client, now: float) -> None:
-        """It said goodbye, or its lease has run out: nothing of it is kept, but for its calls' records."""
+        """It said goodbye, or its lease has run out: nothing of it is kept, but for its calls' records.
+
+        What it has aborted is interrupted still: to close a client is not to let a cancelled call run on.
+        """
         self.history.client_gone(client.uuid, now)
         self.registry.remove_client(client)
         self._known_changed = True
@@ -367,7 +370,6 @@ class Controller:
         routes = []
         for engine in [self.registry.engines[id] for id in client.engines if id in self.registry.engines]:
             engine.queue.forget(client.uuid)
-            engine.aborts = {key: tries for key, tries in engine.aborts.items() if key[0] != client.uuid}
             self.dirty[engine.id] = engine
             if engine.route is not None:
                 routes.append(engine.route)

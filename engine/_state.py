@@ -216,7 +216,7 @@ class EngineState:
             if known is not None:
                 self._again(known)
             elif item.seq < client.watermark or item.seq < client.begun:
-                self._say_absent(uuid, (item.seq,), client.begun)
+                self._say_absent(uuid, (item.seq,))
             elif self.id in item.targets or item.targets == _CHOSEN:
                 self._arrived(client, Call(uuid, item.seq, item.name), item, part)
 
@@ -247,10 +247,13 @@ class EngineState:
         elif call.stage is not Stage.ARRIVING:
             self._fresh.append(call)
 
-    def _say_absent(self, client: bytes, seqs: Sequence[int], begun: int) -> None:
+    def _say_absent(self, uuid: bytes, seqs: Sequence[int]) -> None:
         """No such call is here. The controller counts it no longer, the client knows what to make of it."""
+        client = self._clients.get(uuid)
+        begun = self._forgotten.get(uuid, 0) if client is None else client.begun
         items = [ResultItem(seq, FORGOTTEN if seq < begun else UNKNOWN, 0.0, 0.0, 0, 0, b"") for seq in seqs]
-        self._answers.append((Result(client, self.id, tuple(items)), ()))
+        for first in range(0, len(items), _BATCH):
+            self._answers.append((Result(uuid, self.id, tuple(items[first : first + _BATCH])), ()))
 
     def _chunk(self, message: Chunk, frames: Sequence[Any]) -> None:
         client = self._clients.get(message.client)
@@ -336,9 +339,7 @@ class EngineState:
     def _asked(self, message: Resume) -> None:
         """A client asks about all its calls, perhaps in several messages; each one is answered."""
         client = self._clients.get(message.client)
-        begun = self._forgotten.get(message.client, 0)
         if client is not None:
-            begun = client.begun
             self._forget_line(client)
         absent = []
         for item in message.items:
@@ -347,8 +348,7 @@ class EngineState:
                 absent.append(item.seq)
             else:
                 self._again(call)
-        if absent:
-            self._say_absent(message.client, absent, begun)
+        self._say_absent(message.client, absent)
 
     def _forget(self, uuid: bytes) -> None:
         client = self._clients.pop(uuid, None)
@@ -360,11 +360,15 @@ class EngineState:
         self._forgotten[uuid] = max(client.begun, client.watermark, max(begun, default=-1) + 1)
         if len(self._forgotten) > _MOST_FORGOTTEN:
             self._forgotten.popitem(last=False)
+        dropped = []
         for call in client.calls.values():
             if call.stage in (Stage.ARRIVING, Stage.QUEUED, Stage.DONE):
+                if call.stage is not Stage.DONE or call in self._results:
+                    dropped.append(call.seq)
                 call.stage = Stage.DONE
                 call.parcel = None
                 self._drop_result(call)
+        self._say_absent(uuid, dropped)
 
     # --- running ------------------------------------------------------------------------------------
 
@@ -397,12 +401,13 @@ class EngineState:
         call.parcel = None
         client = self._clients.get(call.client)
         if client is None or client.calls.get(call.seq) is not call:
+            self._say_absent(call.client, (call.seq,))
             return
         self._not_large(call)
         self._advance_line(client)
         if call.seq < client.watermark:
             del client.calls[call.seq]
-            self._say_absent(call.client, (call.seq,), 0)
+            self._say_absent(call.client, (call.seq,))
             return
         if parcel is None:
             item = ResultItem(call.seq, status, started, completed, 0, 0, b"")

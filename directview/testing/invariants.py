@@ -84,7 +84,8 @@ def check_controller(controller: Controller) -> None:
         check_queue(engine.queue)
         for uuid in {client for client, _ in engine.queue.given()} | set(engine.queue._lines):
             assert id in registry.clients[uuid].engines
-        assert set(engine.aborts) <= set(engine.queue.given())
+        owned = {key for key in engine.aborts if key[0] in registry.clients}
+        assert owned <= set(engine.queue.given())
     for client in registry.clients.values():
         assert client.route is not None or client.deadline is not None
 

@@ -415,6 +415,30 @@ def test_an_aborted_call_is_interrupted_until_it_ends() -> None:
     assert here.machine.next_deadline() is None
 
 
+def test_an_aborted_call_is_interrupted_though_its_client_has_gone() -> None:
+    """A program whose last act is to cancel a call does not leave it running."""
+    here = house()
+    here.hear("c", calls(1))
+    here.hear("c", Abort(uuid("c"), ((0, (1,)),)))
+    here.hear("c", Goodbye("closed"))
+    here.wait(ABORT_FIRST)
+    assert here.heard("s") == [Interrupt(uuid("e0"), uuid("c"), 1)]
+    here.hear("e0", results(1, status=UNKNOWN))
+    here.wait(1000.0)
+    assert here.heard("s") == []
+    assert here.machine.next_deadline() is None
+
+
+def test_nobody_is_told_of_a_stubborn_call_whose_client_has_gone() -> None:
+    here = house()
+    here.hear("c", calls(1))
+    here.hear("c", Abort(uuid("c"), ((0, (1,)),)))
+    here.hear("c", Goodbye("closed"))
+    here.wait(1000.0)
+    assert len(here.heard("s")) == ABORT_TRIES
+    assert here.machine.registry.engines[0].aborts == {}
+
+
 def test_interrupting_ends_some_day() -> None:
     here = house()
     here.hear("c", calls(1))

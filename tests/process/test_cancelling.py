@@ -187,6 +187,18 @@ async def test_a_call_that_does_not_give_in_is_told_of(rc: Client) -> None:
     assert result["status"] in ("ok", "aborted")
 
 
+@pytest.mark.parametrize("function", [sleeps, spins, coroutine], ids=lambda f: f.__name__)
+async def test_a_call_that_is_cancelled_last_of_all_is_ended(
+    cluster: Cluster, rc: Client, function: Any
+) -> None:
+    """Its client closes at once: the engine is free all the same."""
+    async with Client(cluster.connection_file) as leaving:
+        result = await running(leaving[0].apply_async(function))
+        result.cancel()
+    async with asyncio.timeout(DEADLINE):
+        assert await rc[0].apply_async(abs, -2) == 2
+
+
 async def test_a_queued_call_never_starts(rc: Client) -> None:
     """Whether it waits at the controller, or has been given to the busy engine."""
     first = await running(rc[0].apply_async(sleeps))
