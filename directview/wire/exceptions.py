@@ -398,6 +398,7 @@ def _grafted(kind: type[BaseException]) -> type[RemoteError]:
         "__str__": _guarded_str,
         "__repr__": _guarded_repr,
         "__reduce_ex__": _reduce,
+        "__reduce__": _reduce,
         _ORIGINAL: kind,
     }
     cls: type[RemoteError] = _new_class(type(kind), kind.__name__, bases, body)
@@ -433,7 +434,8 @@ def _guarded_repr(self: Any) -> str:
         return f"{known.ename}({known.evalue!r})"
 
 
-def _reduce(self: BaseException, protocol: int) -> tuple[Any, ...]:
+def _reduce(self: BaseException, protocol: int = 4) -> tuple[Any, ...]:
+    """For pickle; and for tblib, which dask has pickle all exceptions, and which asks for ``__reduce__``."""
     own = object.__getattribute__(self, "__dict__")
     return (_revive, (*own[_PARTS], own.get("__notes__")))
 

@@ -19,7 +19,7 @@ from directview.engine._outbox import Outbox
 from directview.engine._runner import Parked, Runner
 from directview.engine._state import Call, EngineState
 from directview.engine._steps import Steps
-from directview.wire.messages import ABORTED, FAILED, OK, CallItem, Forget, Result, Submit
+from directview.wire.messages import ABORTED, FAILED, FORGOTTEN, OK, CallItem, Forget, Result, Submit
 from directview.wire.objects import dump_arguments, dump_function, loads
 from directview.wire.parcels import pack, unpack
 
@@ -238,7 +238,7 @@ async def test_a_parked_call_ends_when_it_is_finished(engine: Engine) -> None:
     assert engine.state.gone == [CLIENT]
     assert engine.runner.finish(third, "for nobody")
     engine.read()
-    assert 3 not in engine.results
+    assert engine.results[3] == (FORGOTTEN, None)
 
 
 async def test_a_result_that_can_not_travel_is_the_parked_calls_error(engine: Engine) -> None:

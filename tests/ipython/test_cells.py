@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import directview
 from directview import Cluster, cells, operations
 from directview.errors import RemoteError
 from directview.reply import ExecuteReply
@@ -32,6 +33,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> contextvars.Context:
     for name in [name for name in sys.modules if name.partition(".")[0] == "IPython"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "directview._cells_ipython", raising=False)
+    monkeypatch.delattr(directview, "_cells_ipython", raising=False)
     context = contextvars.copy_context()
     names: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__"}
     context.run(operations.bind, names, engine_id=3, engine_uuid=f"{id(names):x}")

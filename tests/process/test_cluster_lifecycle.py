@@ -469,7 +469,7 @@ def test_an_engine_that_cannot_start_is_told_with_its_last_words() -> None:
         ({"sshserver": "host"}, "ssh -L"),
         ({"nonsense": 1}, "no argument 'nonsense'"),
         ({"profile": ""}, "can't be the name of a profile"),
-        ({"port": 70_000, "ip": "127.0.0.1"}, "port must be from 0 to 65535"),
+        ({"port": 70_000, "ip": "127.0.0.1"}, "port: expected a number from 0 to 65535, got 70000"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(arguments: dict[str, Any], text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import concurrent.futures
+import copyreg
 import json
 import os
 import pickle
@@ -346,6 +347,18 @@ def test_notes_travel_and_notes_added_here_are_pickled() -> None:
     made.add_note("ours")
     assert pickle.loads(pickle.dumps(made)).__notes__ == made.__notes__ == ["theirs", "ours"]
     assert "theirs" in made.traceback
+
+
+def test_tblib_may_pickle_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes pickling over from every class of exceptions that there is; importing dask is enough."""
+    tblib = pytest.importorskip("tblib.pickling_support")
+    monkeypatch.setattr(copyreg, "dispatch_table", copyreg.dispatch_table.copy())
+    made = travel(ZeroDivisionError("v"))
+    tblib.install(type(made))
+    again = pickle.loads(pickle.dumps(made))
+    assert isinstance(again, ZeroDivisionError)
+    assert isinstance(again, RemoteError)
+    assert (str(again), again.traceback) == (str(made), made.traceback)
 
 
 @pytest.mark.parametrize("notes", [5, "abc", [1], None])

@@ -1,0 +1,24 @@
+"""For all tests: what one does to this process is undone before the next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import pytest
+
+from directview import operations
+
+
+@pytest.fixture(autouse=True)
+def not_an_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that makes this process look like an engine does so for itself alone."""
+    monkeypatch.setattr(operations, "_bound", ContextVar("tests.bound"))
+    yield
+    # An engine's IPython shell would have the next client activate its magics, which hold on to it.
+    module = sys.modules.get("IPython.core.interactiveshell")
+    if module is not None and module.InteractiveShell.initialized():
+        shell = module.InteractiveShell.instance()
+        if type(shell).__name__ == "EngineShell":
+            type(shell).clear_instance()
