@@ -14,6 +14,7 @@ from types import FrameType
 import pytest
 import zmq
 
+from directview import Cluster
 from directview.testing.leaks import no_leaks
 from directview.wire.host import proof
 from directview.wire.sockets import shared_context
@@ -41,6 +42,14 @@ def own_folders() -> Iterator[Path]:
                 yield base
         finally:
             shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(own_folders: Path) -> Iterator[Cluster]:
+    """Two engines, for all tests of a module."""
+    with Cluster(n=2) as rc:
+        assert rc.cluster is not None
+        yield rc.cluster
 
 
 @pytest.fixture

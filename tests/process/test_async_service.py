@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -23,14 +22,6 @@ pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
 DEADLINE = 20.0
 LONG = 60.0
-
-
-@pytest.fixture(scope="module")
-def cluster(own_folders: Path) -> Iterator[Cluster]:
-    """Two engines."""
-    with Cluster(n=2) as rc:
-        assert rc.cluster is not None
-        yield rc.cluster
 
 
 def computes(i: int) -> int:

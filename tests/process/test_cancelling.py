@@ -7,8 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -20,14 +19,6 @@ pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 DEADLINE = 20.0
 LONG = 60.0
 """Seconds that a call would take if nobody cancelled it."""
-
-
-@pytest.fixture(scope="module")
-def cluster(own_folders: Path) -> Iterator[Cluster]:
-    """Two engines."""
-    with Cluster(n=2) as rc:
-        assert rc.cluster is not None
-        yield rc.cluster
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,14 +19,6 @@ pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
 DEADLINE = 40.0
 LONG = 60.0
-
-
-@pytest.fixture(scope="module")
-def cluster(own_folders: Path) -> Iterator[Cluster]:
-    """Two engines."""
-    with Cluster(n=2) as rc:
-        assert rc.cluster is not None
-        yield rc.cluster
 
 
 @pytest.fixture

@@ -38,14 +38,6 @@ LONG = 60.0
 """Seconds that a step would take if nobody ended it."""
 
 
-@pytest.fixture(scope="module")
-def cluster(own_folders: Path) -> Iterator[Cluster]:
-    """Two engines."""
-    with Cluster(n=2) as rc:
-        assert rc.cluster is not None
-        yield rc.cluster
-
-
 @pytest.fixture
 async def rc(cluster: Cluster) -> AsyncIterator[Client]:
     """A client on the test's loop. After the test nothing is left on the engines, which are the same ones."""

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,14 +18,6 @@ from directview import Client, ClientClosed, Cluster, WouldBlockLoop
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
 DEADLINE = 20.0
-
-
-@pytest.fixture(scope="module")
-def cluster(own_folders: Path) -> Iterator[Cluster]:
-    """Two engines."""
-    with Cluster(n=2) as rc:
-        assert rc.cluster is not None
-        yield rc.cluster
 
 
 @pytest.fixture
