@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from directview import operations, partition
+from directview import _checking, operations, partition
 from directview._balanced_flags import BalancedFlags
 from directview._balancing_tasks import Kind
 from directview._dispatching import Wishes
@@ -52,6 +52,7 @@ class BalancedCalls(BalancedFlags):
         targets: Targets | None = None,
         join: Callable[[list[Any]], Any] | None = None,
     ) -> AsyncResult[Any]:
+        _checking.function(f, "apply")
         called = name_of(f) if name is None else name
         function = dump_function(f)
         parcel = self._parcel(function, args, kwargs, called)
@@ -82,6 +83,8 @@ class BalancedCalls(BalancedFlags):
     ) -> tuple[Packed, list[Parcel], list[int]]:
         """What calls `f` on chunks of the sequences; the chunks' payloads, and how many items each has."""
         check_chunksize(chunksize)
+        _checking.function(f, "map")
+        _checking.items(sequences, "map")
         name = name_of(f)
         function = dump_function(chunk_function(f, exceptions))
         (columns,) = partition.split_aligned(sequences, 1)

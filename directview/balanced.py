@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
-from directview import partition
+from directview import _checking, partition
 from directview._balanced_calls import BalancedCalls, chunk_function
 from directview._task_dependencies import Dependency
 from directview._task_results import UnorderedMapResult
@@ -310,6 +310,8 @@ class LoadBalancedView(BalancedCalls):
         check_chunksize(chunksize)
         if not sequences:
             raise TypeError("imap needs at least one sequence beside the function")
+        _checking.function(f, "imap")
+        _checking.items(sequences, "imap")
         name = name_of(f)
         function = dump_function(chunk_function(f, return_exceptions))
         wishes = self._wishes(f, function)

@@ -12,7 +12,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, SupportsIndex, TypeAlias, TypeVar
 
-from directview import operations
+from directview import _checking, operations
 from directview._view_targets import name_of
 from directview._waiting import _wake
 from directview.result import AsyncResult
@@ -303,6 +303,8 @@ def deal(
     check_chunksize(chunksize)
     if not sequences:
         raise TypeError("imap needs at least one sequence beside the function")
+    _checking.function(f, "imap")
+    _checking.items(sequences, "imap")
     most = checked_outstanding(max_outstanding)
     client, name = view.client, name_of(f)
     chunk = operations.map_chunk_return_exceptions if return_exceptions else operations.map_chunk
