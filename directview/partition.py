@@ -365,13 +365,13 @@ def _join_stdlib_arrays(parts: list[array[Any]], dist: Dist) -> Any:
 def _whole(first: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """An uninitialised array like `first`, in memory that was used before if there is some."""
     numpy: Any = sys.modules["numpy"]
-    from directview.wire import memory  # It needs numpy, which is here by now.
+    from directview.wire import blocks  # It needs numpy, which is here by now.
 
     plain = type(first) is numpy.ndarray and dtype.kind in "biufcmM" and first.flags.c_contiguous
     nbytes = dtype.itemsize * math.prod(shape)
-    if not plain or nbytes < memory.SMALLEST:
+    if not plain or nbytes < blocks.SMALLEST:
         return numpy.empty_like(first, shape=shape, dtype=dtype)
-    return memory.take(nbytes).view(dtype).reshape(shape)
+    return blocks.take(nbytes).view(dtype).reshape(shape)
 
 
 def _join_ndarrays(parts: list[Any], dist: Dist) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgpack
 import numpy as np
 
-from directview.wire import memory
+from directview.wire import blocks
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, ProtocolError
 
 __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
@@ -167,7 +167,7 @@ class Unpacked:
         while rest:
             index, size = self._to_fill[self._current]
             if self._filled == 0:
-                self._parts[index] = memory.take(size)
+                self._parts[index] = blocks.take(size)
             piece = rest[: size - self._filled]
             memoryview(self._parts[index])[self._filled : self._filled + len(piece)] = piece
             self._filled += len(piece)

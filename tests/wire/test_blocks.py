@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from directview.wire import memory
-from directview.wire.memory import SMALLEST, BlockPool
+from directview.wire import blocks
+from directview.wire.blocks import SMALLEST, BlockPool
 
 MB = 1 << 20
 
@@ -80,5 +80,5 @@ def test_garbage_may_be_collected_while_a_block_is_looked_for() -> None:
 
 
 def test_there_is_one_pool_for_all() -> None:
-    assert memory.take(SMALLEST).shape == (SMALLEST,)
-    memory.trim(0.0)
+    assert blocks.take(SMALLEST).shape == (SMALLEST,)
+    blocks.trim(0.0)
