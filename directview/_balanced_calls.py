@@ -164,10 +164,9 @@ class BalancedCalls(BalancedFlags):
 
 def chunk_function(f: Callable[..., Any], return_exceptions: bool) -> Callable[..., Any]:
     """What calls `f` on the items of a chunk, on an engine."""
-    chunk = operations.map_chunk_return_exceptions if return_exceptions else operations.map_chunk
     if isinstance(f, dependent):  # its condition decides on the whole chunk, before anything runs
-        return dependent(functools.partial(chunk, f.f), f.df, *f.dargs, **f.dkwargs)
-    return functools.partial(chunk, f)
+        return dependent(operations.chunk_mapper(f.f, return_exceptions), f.df, *f.dargs, **f.dkwargs)
+    return operations.chunk_mapper(f, return_exceptions)
 
 
 def _is_coroutine_function(f: Callable[..., Any]) -> bool:

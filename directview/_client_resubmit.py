@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from directview._client_records import Records
+from directview._client_submitting import Submits
 from directview._memory import REQUEST_BYTES, REQUESTS_BYTES
 from directview.result import AsyncMapResult, AsyncResult
 
@@ -15,32 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Resubmits"]
 
 
-class Resubmits(Records):
+class Resubmits(Submits):
     """The part of a `Client` that makes calls again."""
-
-    def _submit(
-        self,
-        requests: Sequence[Request],
-        name: str,
-        label: str | None,
-        *,
-        single: bool,
-        join: Callable[[list[Any]], Any] | None = None,
-        time_limit: float | None = None,
-    ) -> AsyncResult[Any]:
-        raise NotImplementedError
-
-    def _submit_map(
-        self,
-        requests: Sequence[Request],
-        sizes: Sequence[int],
-        name: str,
-        label: str | None,
-        *,
-        single: bool,
-        time_limit: float | None = None,
-    ) -> AsyncMapResult[Any]:
-        raise NotImplementedError
 
     def resubmit(self, jobs: Any = None, metadata: Any = None, block: bool | None = None) -> Any:
         """Make calls that have ended again: the same function and arguments, on the same engines.

@@ -231,8 +231,7 @@ class Calls(Targeted[K]):
         _checking.function(f, "map")
         _checking.items(sequences, "map")
         ids = self._ids(None)
-        chunk = operations.map_chunk_return_exceptions if return_exceptions else operations.map_chunk
-        function = dump_function(functools.partial(chunk, f))
+        function = dump_function(operations.chunk_mapper(f, return_exceptions))
         requests: list[tuple[tuple[int, ...], Parcel]] = []
         sizes: list[int] = []
         for id, parts in zip(ids, partition.split_aligned(sequences, len(ids)), strict=True):

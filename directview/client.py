@@ -17,16 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, SupportsIndex, 
 from directview import _checking, connection
 from directview._binding import Binding
 from directview._client_control import Controls
-from directview._core import Core, Request
-from directview._dispatching import ANYWHERE, Wishes
-from directview._task_results import ToldResult
+from directview._core import Core
 from directview.balanced import LoadBalancedView
 from directview.connection import ConnectionInfo
 from directview.errors import CompositeError, ControllerUnreachable, NoEnginesRegistered, TimeoutError
-from directview.lazy import Tell
-from directview.result import AsyncMapResult, AsyncResult
 from directview.view import DirectView, Many, One
-from directview.wire.parcels import Parcel
 
 if TYPE_CHECKING:
     from directview.cluster import Cluster
@@ -35,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "CompositeError"]
 
-R = TypeVar("R", bound=AsyncResult[Any])
 T = TypeVar("T")
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -376,75 +370,6 @@ class Client(Controls):
         return view
 
     # --- calls ----------------------------------------------------------------------------------------
-
-    def _submit(
-        self,
-        requests: Sequence[Request],
-        name: str,
-        label: str | None,
-        *,
-        single: bool,
-        join: Callable[[list[Any]], Any] | None = None,
-        time_limit: float | None = None,
-    ) -> AsyncResult[Any]:
-        core = self._binding.core()
-        with core.lock:
-            slots = core.number(requests)
-            result = AsyncResult(self, slots, join=join, name=name, single=single, label=label)
-            core.submit(requests, slots, name, result, time_limit)
-        return result
-
-    def _submit_map(
-        self,
-        requests: Sequence[Request],
-        sizes: Sequence[int],
-        name: str,
-        label: str | None,
-        *,
-        single: bool,
-        time_limit: float | None = None,
-    ) -> AsyncMapResult[Any]:
-        core = self._binding.core()
-        with core.lock:
-            slots = core.number(requests)
-            result: AsyncMapResult[Any] = AsyncMapResult(
-                self, slots, sizes, name=name, single=single, label=label
-            )
-            core.submit(requests, slots, name, result, time_limit)
-        return result
-
-    def _submit_told(
-        self,
-        requests: Sequence[Request],
-        name: str,
-        label: str | None,
-        tell: Tell | None,
-        time_limit: float | None,
-    ) -> AsyncResult[Any]:
-        """A call on one engine, of whose end somebody is told."""
-        core = self._binding.core()
-        with core.lock:
-            slots = core.number(requests)
-            result: ToldResult[Any] = ToldResult(self, slots, name=name, single=True, label=label)
-            result._tell = tell
-            core.submit(requests, slots, name, result, time_limit)
-        return result
-
-    def _submit_tasks(
-        self,
-        parcels: Sequence[Parcel],
-        name: str,
-        wishes: Wishes,
-        made: Callable[[Sequence[tuple[int, int]]], R],
-        time_limit: float | None,
-    ) -> R:
-        core = self._binding.core()
-        requests = [((ANYWHERE,), parcel) for parcel in parcels]
-        with core.lock:
-            slots = core.number(requests)
-            result = made(slots)
-            core.submit_tasks(parcels, slots, name, result, wishes, time_limit)
-        return result
 
     def _block_on(self, make: Callable[[Core], Coroutine[Any, Any, T]], what: str, instead: str) -> T:
         return self._binding.run(make, what, instead)

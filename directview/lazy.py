@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import threading
 from collections import deque
@@ -307,8 +306,7 @@ def deal(
     _checking.items(sequences, "imap")
     most = checked_outstanding(max_outstanding)
     client, name = view.client, name_of(f)
-    chunk = operations.map_chunk_return_exceptions if return_exceptions else operations.map_chunk
-    function = dump_function(functools.partial(chunk, f))
+    function = dump_function(operations.chunk_mapper(f, return_exceptions))
     turns = itertools.count()
 
     def submit(rows: Rows, tell: Tell | None) -> AsyncResult[list[T]]:

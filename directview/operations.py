@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import hashlib
 import importlib
 import inspect
@@ -28,6 +29,7 @@ from directview.reply import ExecuteReply
 from directview.wire.exceptions import capture, rebuild
 
 __all__ = [
+    "chunk_mapper",
     "bind",
     "clear",
     "dereference",
@@ -379,6 +381,11 @@ async def _all_settled(results: list[Any], f: Callable[..., Any]) -> list[Any]:
     for i, outcome in zip(where, ended, strict=True):
         results[i] = _FailedItem(outcome, f) if isinstance(outcome, BaseException) else outcome
     return results
+
+
+def chunk_mapper(f: Callable[..., Any], return_exceptions: bool) -> Callable[..., Any]:
+    """What a map sends to be called with chunks: `f` on their items."""
+    return functools.partial(map_chunk_return_exceptions if return_exceptions else map_chunk, f)
 
 
 class _FailedItem:
