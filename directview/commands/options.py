@@ -1,0 +1,58 @@
+"""What several commands have in common: the options that name a cluster, and how mistakes are told."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+
+__all__ = ["chosen", "ip_option", "plain_errors", "port_option", "store_option"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def plain_errors(function: Callable[P, T]) -> Callable[P, T]:
+    """Whatever goes wrong in the user's world, said in one line."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        from directview.errors import DirectViewError
+
+        try:
+            return function(*args, **kwargs)
+        except (DirectViewError, OSError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+
+    return call
+
+
+def chosen(function: Callable[..., T]) -> Callable[..., T]:
+    """The options that name a cluster."""
+    for option in (
+        click.option(
+            "--file", "path", metavar="PATH", help="A connection file, copied from elsewhere perhaps."
+        ),
+        click.option("--cluster-id", metavar="ID", help="The cluster with this id (or beginning of one)."),
+        click.option("--profile", metavar="NAME", help="The cluster of this name. [default: default]"),
+    ):
+        function = option(function)
+    return function
+
+
+ip_option = click.option(
+    "--ip",
+    metavar="ADDRESS",
+    help="Listen on TCP too (encrypted), at this address; '*': all. [default: no TCP]",
+)
+port_option = click.option(
+    "--port", default=0, type=click.IntRange(0, 65_535), help="TCP port. [default: a free one]"
+)
+store_option = click.option(
+    "--store",
+    metavar="PATH",
+    type=click.Path(dir_okay=False, resolve_path=True),
+    help="Keep the history of calls in this SQLite file. [default: the last calls, in memory]",
+)

@@ -1,0 +1,153 @@
+"""``directview start``, ``add-engines``, ``controller``, ``engine``: what makes clusters or parts of one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from directview.commands.options import chosen, ip_option, plain_errors, port_option, store_option
+from directview.commands.running import Interrupted, look_in_current_folder, run, stay
+
+if TYPE_CHECKING:
+    from directview.connection import ConnectionInfo
+
+__all__ = ["add_engines", "controller", "engine", "start"]
+
+
+@click.command()
+@click.option("-n", "--n", type=click.IntRange(0), help="Number of engines. [default: one for each core]")
+@click.option("--profile", default="default", show_default=True, metavar="NAME", help="Name of the cluster.")
+@click.option("--daemonize", is_flag=True, help="Go on in the background; `directview stop` ends it.")
+@ip_option
+@port_option
+@store_option
+@plain_errors
+def start(n: int | None, profile: str, daemonize: bool, ip: str | None, port: int, store: str | None) -> None:
+    """Start a controller and engines. Ctrl-C stops all of it."""
+    from directview.cluster import Cluster
+
+    look_in_current_folder()
+    cluster = Cluster(n, profile=profile, ip=ip, port=port, store=store, shutdown_atexit=not daemonize)
+    sys.exit(run(_start(cluster, daemonize)))
+
+
+async def _start(cluster: Any, daemonize: bool) -> int:
+    async with Interrupted() as interrupted:
+        starting = asyncio.ensure_future(cluster.start_and_connect())
+        client = await interrupted.or_end(starting)
+        if client is None:
+            click.echo("interrupted while starting: nothing is left running", err=True)
+            return 130
+        await client.aclose()
+        named = "" if cluster.profile == "default" else f"profile={cluster.profile!r}"
+        click.echo(f"{cluster.n} engines are ready.")
+        click.echo(f"connection file: {cluster.connection_file}")
+        click.echo(f"connect with:    directview.Client({named})")
+        if daemonize:
+            flag = "" if cluster.profile == "default" else f" --profile {shlex.quote(cluster.profile)}"
+            click.echo(f"stop it with:    directview stop{flag}")
+            return 0
+        click.echo("Ctrl-C stops it.")
+        return await stay(cluster._supervisor, interrupted, cluster.stop_cluster)
+
+
+@click.command("add-engines")
+@click.option("-n", "--n", type=click.IntRange(1), help="How many. [default: one for each core]")
+@chosen
+@click.option("--daemonize", is_flag=True, help="Go on in the background; they end with the cluster.")
+@plain_errors
+def add_engines(
+    n: int | None, profile: str | None, cluster_id: str | None, path: str | None, daemonize: bool
+) -> None:
+    """Start more engines, here, for a cluster here or (with its engine.json copied to here) elsewhere.
+
+    Also called `engines`. Ctrl-C stops those that were started.
+    """
+    from directview.connection import find
+
+    info = find(profile, cluster_id, path, role="engine")
+    sys.exit(run(_add_engines(info, n or len(os.sched_getaffinity(0)), daemonize)))
+
+
+async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
+    from directview._launch import SupervisorProcess
+    from directview.errors import LaunchError
+    from directview.folders import private_folder
+    from directview.supervisor.control import request
+    from directview.supervisor.options import SupervisorOptions
+    from directview.supervisor.paths import launcher_path
+
+    look_in_current_folder()
+    folder = private_folder(f"{info.cluster_id}-engines-{os.getpid()}", create=True)
+    options = SupervisorOptions(
+        folder=str(folder),
+        cluster_id=info.cluster_id,
+        profile=info.profile,
+        connection=info.source,
+        n=n,
+        sys_path=launcher_path(),
+        private=True,
+    )
+    async with Interrupted() as interrupted:
+        supervisor = SupervisorProcess(options)
+        try:
+            said = await interrupted.or_end(asyncio.ensure_future(supervisor.expect("engines")))
+            if said is None:
+                return 130
+            if not said["ok"]:
+                raise LaunchError(f"engines did not start: {said['value']}")
+            click.echo(f"{n} engines were started for cluster {info.cluster_id}.")
+            if daemonize:
+                await request(said["control"], "detach")
+                supervisor.disown()
+                return 0
+            click.echo("Ctrl-C stops them.")
+
+            async def stop() -> None:
+                supervisor.let_go()
+                await supervisor.wait(10.0)
+
+            return await stay(supervisor, interrupted, stop)
+        finally:
+            if not supervisor.ended:
+                supervisor.end_now(10.0)
+
+
+@click.command()
+@click.option("--profile", default="default", show_default=True, metavar="NAME", help="Name of the cluster.")
+@ip_option
+@port_option
+@store_option
+@plain_errors
+def controller(profile: str, ip: str | None, port: int, store: str | None) -> None:
+    """Run a controller alone, in the foreground; engines come by other commands."""
+    from directview.connection import new_cluster_id
+    from directview.controller.__main__ import run as serve
+    from directview.controller.options import ControllerOptions
+    from directview.folders import profile_folder
+
+    folder = profile_folder(profile, create=True)
+    click.echo(f"connection files: {folder}/client.json and engine.json; Ctrl-C stops it")
+    options = ControllerOptions(
+        folder=str(folder), cluster_id=new_cluster_id(), profile=profile, ip=ip, port=port, store=store
+    )
+    sys.exit(serve(options))
+
+
+@click.command()
+@chosen
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the controller.")
+@plain_errors
+def engine(profile: str | None, cluster_id: str | None, path: str | None, timeout: float) -> None:
+    """Run one engine in the foreground: for mpiexec, srun and the like."""
+    from directview.connection import find
+    from directview.supervisor.watcher import run_watched_engine
+
+    info = find(profile, cluster_id, path, timeout, role="engine")
+    look_in_current_folder()
+    sys.exit(run_watched_engine(info.source))
