@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import time
@@ -24,6 +23,7 @@ from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, P
 from directview.controller._state import Controller, Settings
 from directview.controller._store import Store
 from directview.controller.options import ControllerOptions
+from directview.controller.takeover import Registered, Takeover, remove_takeover
 from directview.folders import ProfileLock, socket_path, stop_reason_file
 from directview.wire.curve import ServerCurve, new_keys
 from directview.wire.link import Heartbeat
@@ -59,7 +59,7 @@ class ControllerShell:
         self._folder = Path(options.folder)
         self._lock = ProfileLock(self._folder, options.profile or options.cluster_id)
         self._socket = socket_path(options.cluster_id)
-        self._written: list[Path] = []
+        self._written: dict[str, Path] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._store: Store | None = None
@@ -83,6 +83,7 @@ class ControllerShell:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._finished = asyncio.Event()
+        self._earlier = self._left_behind()
         known, incarnation = self._read_ids()
         if options.store is not None:
             self._store = Store(options.store, resumes=options.policy == "wait")
@@ -106,6 +107,7 @@ class ControllerShell:
         )
         try:
             self._write_files(*self._bind())
+            self._say_ready()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled, f"its controller got {number.name}")
             self._turn()
@@ -115,15 +117,21 @@ class ControllerShell:
             if self._timer is not None:
                 self._timer.cancel()
             self._router.close()
-            self._socket.unlink(missing_ok=True)
-            stop_reason_file(self._folder).unlink(missing_ok=True)
-            for path in self._written:
-                path.unlink(missing_ok=True)
+            if self._finished.is_set() or options.policy == "stop":
+                self._remove_files()
             if self._store is not None:
                 record = self._machine.history.unwritten()
                 if record is not None:
                     self._store.write(record)
                 self._store.close()
+
+    def _remove_files(self) -> None:
+        """All but the logs. After a failure under policy ``wait`` they stay: another one is to take over."""
+        self._socket.unlink(missing_ok=True)
+        stop_reason_file(self._folder).unlink(missing_ok=True)
+        for path in self._written.values():
+            path.unlink(missing_ok=True)
+        remove_takeover(self._folder)
 
     # --- starting -----------------------------------------------------------------------------------
 
@@ -137,19 +145,28 @@ class ControllerShell:
             return None, None
         host = "0.0.0.0" if options.ip == "*" else options.ip
         curve = None
-        if options.curve:
+        if self._earlier is not None and self._earlier.curve is not None:
+            curve = self._earlier.curve
+        elif options.curve:
             curve = ServerCurve(server=new_keys(), client=new_keys(), engine=new_keys())
         elif not host.startswith("127."):
             raise ValueError(
                 f"refusing to listen at {host} without keys: whoever reaches the port could run code here; "
                 "leave CURVE on, or listen at 127.0.0.1"
             )
-        port = self._router.bind_tcp(host, options.port, curve)
+        port = options.port
+        if self._earlier is not None and self._earlier.ip == options.ip:
+            port = port or self._earlier.port
+        port = self._router.bind_tcp(host, port, curve)
         shown = socket.gethostname() if host == "0.0.0.0" else host
         return f"tcp://{shown}:{port}", curve
 
     def _write_files(self, tcp: str | None, curve: ServerCurve | None) -> None:
-        paths = {}
+        """The connection files; before them, what a controller that takes over needs for the same ones."""
+        if self._options.policy == "wait":
+            port = int(tcp.rpartition(":")[2]) if tcp is not None else 0
+            options = self._options
+            Takeover(options.cluster_id, options.ip, port, options.store, curve).write(self._folder)
         for role in ("client", "engine"):
             keys = curve.keys_for(role) if curve is not None else None
             info = ConnectionInfo(
@@ -165,37 +182,38 @@ class ControllerShell:
                 public=keys.public if keys is not None else None,
                 secret=keys.secret if keys is not None else None,
             )
-            path = info.write(self._folder)
-            self._written.append(path)
-            paths[role] = str(path)
-        self._say_ready(paths)
+            self._written[role] = info.write(self._folder)
 
-    def _say_ready(self, contents: dict[str, str]) -> None:
+    def _say_ready(self) -> None:
+        contents = {role: str(path) for role, path in self._written.items()}
         if self._options.ready_fd >= 0:
             with contextlib.suppress(BrokenPipeError), open(self._options.ready_fd, "w") as pipe:
                 pipe.write(json.dumps(contents) + "\n")
 
+    def _left_behind(self) -> Takeover | None:
+        """What there is to take over, from a controller of this very cluster that has died."""
+        if self._options.policy == "wait":
+            earlier = Takeover.read(self._folder)
+            if earlier is not None and earlier.cluster_id == self._options.cluster_id:
+                return earlier
+        remove_takeover(self._folder)
+        return None
+
     def _read_ids(self) -> tuple[dict[bytes, int], int]:
         """What an earlier incarnation left, under policy ``wait``: engine ids and its number."""
-        if self._options.policy != "wait":
-            return {}, 1
-        try:
-            contents = json.loads((self._folder / "engines.json").read_text())
-            known = {bytes.fromhex(uuid): int(id) for uuid, id in contents["ids"].items()}
-            self._incarnation = int(contents["incarnation"]) + 1
-        except FileNotFoundError:
-            known, self._incarnation = {}, 1
+        left = Registered.read(self._folder) if self._earlier is not None else None
+        known = left.ids if left is not None else {}
+        self._incarnation = left.incarnation + 1 if left is not None else 1
         self._write_ids(known)
+        if left is not None:
+            engines = sum([id >= 0 for id in known.values()])
+            log.warning("controller %d of this cluster takes over: %d engines and %d clients are known",
+                        self._incarnation, engines, len(known) - engines)  # fmt: skip
         return known, self._incarnation
 
     def _write_ids(self, ids: dict[bytes, int]) -> None:
-        if self._options.policy != "wait":
-            return
-        path = self._folder / "engines.json"
-        temporary = self._folder / f".engines-{secrets.token_hex(4)}"
-        contents = {"incarnation": self._incarnation, "ids": {uuid.hex(): id for uuid, id in ids.items()}}
-        temporary.write_text(json.dumps(contents))
-        temporary.rename(path)
+        if self._options.policy == "wait":
+            Registered(self._incarnation, ids).write(self._folder)
 
     # --- feeding the machine ------------------------------------------------------------------------
 

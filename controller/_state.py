@@ -16,6 +16,7 @@ engine     Resume             what it holds, first on a new connection; then cli
 engine     Accept Result      booked, and forwarded as they came
 engine     Chunk Grant Output forwarded as they came
 supervisor Exited Answer      an engine's death notice; the answer to a query that was passed on
+supervisor Alive              the places of engines that can't come back yet are kept
 ========== ================== ==================================================================
 
 Here is what they have in common: joining, leaving, dying, time and effects. The handlers of messages are in

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from directview.controller._registry import Supervisor
-from directview.wire.messages import Answer, Exited, Goodbye, ProtocolError
+from directview.wire.messages import Alive, Answer, Exited, Goodbye, ProtocolError
 
 if TYPE_CHECKING:
     from directview.controller._state import Controller
@@ -29,6 +29,26 @@ def _exited(
     if engine.supervisor != supervisor.uuid and engine.info is not None:
         raise ProtocolError("an exit report about another supervisor's engine")
     controller.ends(engine, message.exit_code, message.reason, now)
+
+
+def _alive(
+    controller: Controller,
+    supervisor: Supervisor,
+    message: Alive,
+    header: bytes,
+    frames: Sequence[Any],
+    now: float,
+) -> None:
+    """An engine that is deep in a function can't come back, but has not gone either: its place is kept."""
+    for uuid in message.uuids:
+        engine = controller.registry.engine_of(uuid)
+        if engine is None or engine.route is not None or engine.ended:
+            continue
+        if engine.info is None:
+            engine.supervisor = supervisor.uuid
+        elif engine.supervisor != supervisor.uuid:
+            raise ProtocolError("word of another supervisor's engine")
+        controller.give_up_later(engine, now + controller.settings.engine_grace)
 
 
 def _answer(
@@ -57,4 +77,9 @@ def _goodbye(
     """Its engines' exit reports have said everything."""
 
 
-HANDLERS: Final[dict[type[Any], Callable[..., None]]] = {Exited: _exited, Answer: _answer, Goodbye: _goodbye}
+HANDLERS: Final[dict[type[Any], Callable[..., None]]] = {
+    Exited: _exited,
+    Alive: _alive,
+    Answer: _answer,
+    Goodbye: _goodbye,
+}

@@ -411,6 +411,7 @@ class Core:
     def _arrived(self, message: Message, frames: Sequence[Any]) -> None:
         if isinstance(message, Stop):
             self._stopped = f"the cluster has ended: {message.reason}"
+            self._session.expect_end()
             return
         self._state.receive(message, frames, time.monotonic())
 

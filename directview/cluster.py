@@ -88,6 +88,8 @@ class Cluster:
         port: TCP port; 0: a free one.
         store: path of an SQLite file in which the controller keeps the history of calls; None: it remembers
             the last 10,000 (see `Client.db_query`).
+        resilient: whether the cluster outlives its controller. If that dies, another one takes over, engines
+            and clients come back to it, and every call still ends once. If not, all ends with it.
         shutdown_atexit: whether the cluster ends with this program. If not, `from_file` finds it again.
         start_timeout: seconds within which everything must be up.
         engines: only ``"local"``; other starters run ``directview engine`` themselves.
@@ -108,6 +110,7 @@ class Cluster:
         ip: str | None = None,
         port: int = 0,
         store: str | os.PathLike[str] | None = None,
+        resilient: bool = False,
         shutdown_atexit: bool = True,
         start_timeout: float = 60.0,
         engines: str = "local",
@@ -127,6 +130,7 @@ class Cluster:
         self._ip = ip
         self._port = port
         self._store = None if store is None else os.path.abspath(store)
+        self._resilient = bool(resilient)
         self._start_timeout = start_timeout
         self._start_method = start_method
         self._info: ConnectionInfo | None = None
@@ -231,6 +235,11 @@ class Cluster:
                 log.unlink(missing_ok=True)
         return folder
 
+    @property
+    def _policy(self) -> str:
+        """What the end of the controller means."""
+        return "wait" if self._resilient else "stop"
+
     def _options(self, n: int) -> SupervisorOptions:
         folder = str(self._folder)
         controller = ControllerOptions(
@@ -240,6 +249,7 @@ class Cluster:
             ip=self._ip,
             port=self._port,
             store=self._store,
+            policy=self._policy,
             log=os.path.join(folder, "controller.log"),
         )
         return SupervisorOptions(
@@ -247,6 +257,7 @@ class Cluster:
             cluster_id=self.cluster_id,
             profile=self.profile,
             controller=controller.to_dict(),
+            policy=self._policy,
             n=n,
             grace=_GRACE,
             env=self._env,

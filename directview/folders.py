@@ -43,6 +43,7 @@ __all__ = [
     "FolderError",
     "ProfileInUse",
     "ProfileLock",
+    "TAKEOVER_FILES",
     "cluster_folders",
     "private_folder",
     "profile_folder",
@@ -55,6 +56,8 @@ __all__ = [
 ]
 
 DEFAULT_PROFILE: Final = "default"
+TAKEOVER_FILES: Final = ("controller.json", "engines.json")
+"""What a controller leaves in its folder for one that takes over when it has died."""
 
 MAX_SOCKET_PATH: Final = 100
 """Of the 107 bytes that Linux allows (103 on macOS)."""

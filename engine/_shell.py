@@ -103,7 +103,7 @@ class EngineShell:
             on_lost=self._lost,
             on_gone=self._end,
             heartbeat=Heartbeat(self._options.heartbeat_interval, self._options.heartbeat_timeout),
-            reconnect_timeout=float("inf"),
+            reconnect_timeout=self._options.reconnect_timeout,
         )
         self._outbox.attach(self._session)
         try:

@@ -36,6 +36,8 @@ class EngineOptions:
     """Seconds without an answer after which the controller counts as gone."""
     connect_timeout: float = 30.0
     """Seconds within which the controller must have said welcome."""
+    reconnect_timeout: float = 600.0
+    """Seconds for which to look for another controller, in a cluster that outlives its controller."""
 
     def __post_init__(self) -> None:
         for name, value in (("uuid", self.uuid), ("supervisor", self.supervisor)):

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-__all__ = ["chosen", "ip_option", "plain_errors", "port_option", "store_option"]
+__all__ = ["chosen", "ip_option", "plain_errors", "port_option", "resilient_option", "store_option"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,4 +55,9 @@ store_option = click.option(
     metavar="PATH",
     type=click.Path(dir_okay=False, resolve_path=True),
     help="Keep the history of calls in this SQLite file. [default: the last calls, in memory]",
+)
+resilient_option = click.option(
+    "--resilient",
+    is_flag=True,
+    help="Outlive a crash of the controller: another takes over, engines and clients come back to it.",
 )

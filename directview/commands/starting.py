@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from directview.commands.options import chosen, ip_option, plain_errors, port_option, store_option
+from directview.commands.options import (
+    chosen,
+    ip_option,
+    plain_errors,
+    port_option,
+    resilient_option,
+    store_option,
+)
 from directview.commands.running import Interrupted, look_in_current_folder, run, stay
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from directview.connection import ConnectionInfo
+    from directview.controller.takeover import Takeover
 
 __all__ = ["add_engines", "controller", "engine", "start"]
 
@@ -26,13 +36,30 @@ __all__ = ["add_engines", "controller", "engine", "start"]
 @ip_option
 @port_option
 @store_option
+@resilient_option
 @plain_errors
-def start(n: int | None, profile: str, daemonize: bool, ip: str | None, port: int, store: str | None) -> None:
+def start(
+    n: int | None,
+    profile: str,
+    daemonize: bool,
+    ip: str | None,
+    port: int,
+    store: str | None,
+    resilient: bool,
+) -> None:
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
 
     look_in_current_folder()
-    cluster = Cluster(n, profile=profile, ip=ip, port=port, store=store, shutdown_atexit=not daemonize)
+    cluster = Cluster(
+        n,
+        profile=profile,
+        ip=ip,
+        port=port,
+        store=store,
+        resilient=resilient,
+        shutdown_atexit=not daemonize,
+    )
     sys.exit(run(_start(cluster, daemonize)))
 
 
@@ -123,20 +150,51 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
 @ip_option
 @port_option
 @store_option
+@resilient_option
 @plain_errors
-def controller(profile: str, ip: str | None, port: int, store: str | None) -> None:
-    """Run a controller alone, in the foreground; engines come by other commands."""
+def controller(profile: str, ip: str | None, port: int, store: str | None, resilient: bool) -> None:
+    """Run a controller alone, in the foreground; engines come by other commands.
+
+    Where a --resilient one of this profile has died, this one takes over from it: same cluster, addresses,
+    keys and engines.
+    """
     from directview.connection import new_cluster_id
     from directview.controller.__main__ import run as serve
     from directview.controller.options import ControllerOptions
-    from directview.folders import profile_folder
 
-    folder = profile_folder(profile, create=True)
+    folder, earlier = _to_take_over(profile)
+    if earlier is not None:
+        click.echo(f"taking over cluster {earlier.cluster_id} from a controller that has died")
+        ip, port, store = ip or earlier.ip, port or earlier.port, store or earlier.store
     click.echo(f"connection files: {folder}/client.json and engine.json; Ctrl-C stops it")
     options = ControllerOptions(
-        folder=str(folder), cluster_id=new_cluster_id(), profile=profile, ip=ip, port=port, store=store
+        folder=str(folder),
+        cluster_id=earlier.cluster_id if earlier is not None else new_cluster_id(),
+        profile=profile,
+        ip=ip,
+        port=port,
+        store=store,
+        policy="wait" if resilient or earlier is not None else "stop",
     )
     sys.exit(serve(options))
+
+
+def _to_take_over(profile: str) -> tuple[Path, Takeover | None]:
+    """The profile's folder, and what a controller that has died left there."""
+    from directview.controller.takeover import Takeover
+    from directview.errors import LaunchError
+    from directview.folders import profile_folder
+    from directview.supervisor.control import SupervisorFile
+
+    folder = profile_folder(profile, create=True)
+    earlier = Takeover.read(folder)
+    file = SupervisorFile.read(folder)
+    if earlier is not None and file is not None and file.process() is not None:
+        raise LaunchError(
+            f"the supervisor of {profile!r} (process {file.pid}) looks after its controller itself: wait for "
+            f"that, or end all with `directview stop --profile {shlex.quote(profile)}`"
+        )
+    return folder, earlier
 
 
 @click.command()

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from directview.supervisor._child import become, fork
+from directview.supervisor._controller import ControllerProcess, run_fresh_controller
 from directview.supervisor._forkserver import ForkServer, RunEngine
 from directview.supervisor._hosts import ForkServerHost
 from directview.supervisor._pipe import Pipe
@@ -112,7 +113,10 @@ def supervise(
     _allow_many_files()
     host = ForkServerHost(Pipe(ours), options, uuid.hex())
     uplink = make_uplink(options, uuid)
-    supervisor = Supervisor(options, uuid, host, uplink, controller_pid, fork_server_pid, ready)
+    controller = None
+    if options.controller is not None:
+        controller = ControllerProcess(options.controller, options.sys_path, controller_pid, ready)
+    supervisor = Supervisor(options, uuid, host, uplink, controller, fork_server_pid)
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(supervisor.run())
 
@@ -157,6 +161,8 @@ def main(argv: list[str] | None = None) -> int:
     match sys.argv[1:] if argv is None else argv:
         case ["--engine", text]:
             return _run_fresh_engine(text)
+        case ["--controller", spec, ready] if spec.isdecimal() and ready.isdecimal():
+            return run_fresh_controller(int(spec), int(ready), _run_controller)
         case ["--spec-fd", number] if number.isdecimal():
             with open(int(number), encoding="utf-8") as file:
                 options = SupervisorOptions.from_json(file.read())

@@ -9,7 +9,7 @@ import sys
 
 import psutil
 
-__all__ = ["exit_code_of", "kill_session", "pidfd_open", "prepare_die_with_parent"]
+__all__ = ["exit_code_of", "is_stopped", "kill_session", "pidfd_open", "prepare_die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 # Loaded here, before any fork: a child should do as little as possible between its fork and the call.
@@ -65,6 +65,14 @@ def _session_of(pid: int) -> int:
 def exit_code_of(status: int) -> int:
     """A wait status as `subprocess` gives it: negative for a signal."""
     return os.waitstatus_to_exitcode(status)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is frozen (SIGSTOP, a debugger), or not there at all."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def pidfd_open(pid: int) -> int:

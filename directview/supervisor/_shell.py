@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from directview.folders import remove_folder, socket_path, stop_reason_file
+from directview.folders import TAKEOVER_FILES, remove_folder, socket_path, stop_reason_file
 from directview.supervisor._control import ControlServer
+from directview.supervisor._controller import ControllerProcess
 from directview.supervisor._hosts import EngineHost, ForkServerHost
-from directview.supervisor._processes import exit_code_of, pidfd_open
+from directview.supervisor._processes import is_stopped, pidfd_open
 from directview.supervisor._state import (
     ControllerEnded,
+    ControllerReady,
     DeliverInterrupt,
     Effect,
     EndController,
@@ -39,6 +41,7 @@ from directview.supervisor._state import (
     SendSignal,
     SignalEngine,
     Spawn,
+    StartController,
     StartEngines,
     StopAll,
     describe_exit,
@@ -46,6 +49,7 @@ from directview.supervisor._state import (
 from directview.supervisor.control import SupervisorFile
 from directview.supervisor.options import SupervisorOptions
 from directview.wire.messages import (
+    Alive,
     Answer,
     Exited,
     Goodbye,
@@ -54,6 +58,7 @@ from directview.wire.messages import (
     Message,
     Signal,
     Stop,
+    Welcome,
 )
 
 __all__ = ["Supervisor", "Uplink", "clean_folder", "tail"]
@@ -65,6 +70,8 @@ _POLL_PARENT = 1.0
 _POLL_FOLDER = 2.0
 _RECONNECT = 0.5
 """Seconds until another attempt at a controller that lives but didn't answer."""
+_VOUCH = 5.0
+"""Seconds between two words that the engines live: a fraction of the lease, for which places are kept."""
 
 
 class Uplink(Protocol):
@@ -90,9 +97,8 @@ class Supervisor:
         uuid: of this supervisor, 16 bytes.
         host: its hands on the engines.
         uplink: its connection to the controller.
-        controller_pid: the controller's, if it is a child of this process.
+        controller: the controller, if it is a child of this process.
         fork_server_pid: likewise the fork server's.
-        ready_fd: where our controller says that it is ready; -1 without one.
     """
 
     def __init__(
@@ -101,16 +107,14 @@ class Supervisor:
         uuid: bytes,
         host: EngineHost,
         uplink: Uplink,
-        controller_pid: int = 0,
+        controller: ControllerProcess | None = None,
         fork_server_pid: int = 0,
-        ready_fd: int = -1,
     ) -> None:
         self.options = options
         self.uuid = uuid
-        self.machine = Machine(options.policy, bool(controller_pid), options.grace)
-        self.controller_pid = controller_pid
+        self.machine = Machine(options.policy, controller is not None, options.grace)
+        self._controller = controller
         self._fork_server_pid = fork_server_pid
-        self._ready_fd = ready_fd
         self._host = host
         self._uplink = uplink
         self._control: ControlServer | None = None
@@ -119,6 +123,7 @@ class Supervisor:
         self._detached = False
         self._connection = options.connection
         self._timer: asyncio.TimerHandle | None = None
+        self._vouching: asyncio.TimerHandle | None = None
         self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._started = time.time()
         self._fork_server_gone = asyncio.Event()
@@ -133,7 +138,7 @@ class Supervisor:
         loop.set_exception_handler(self._on_error)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.feed, StopAll(f"the supervisor got {signum.name}"))
-        if self.controller_pid or self._fork_server_pid:
+        if self._controller is not None or self._fork_server_pid:
             loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self._host.open(self.feed)
         self._watch_launcher()
@@ -152,8 +157,8 @@ class Supervisor:
                 self, str(socket_path(self.options.cluster_id, f"control-{self.uuid.hex()}"))
             )
             await self._control.start()
-        if self.controller_pid:
-            self._loop.add_reader(self._ready_fd, self._controller_says, bytearray())
+        if self._controller is not None:
+            self._controller.watch(self._controller_says)
             self._reap()
         else:
             self._controller_ready({"engine": self.options.connection})
@@ -175,7 +180,8 @@ class Supervisor:
                 await self._fork_server_gone.wait()
         except TimeoutError:
             _log.error("the fork server doesn't end: killing it")
-            self._kill_child(self._fork_server_pid, signal.SIGKILL)
+            if self._fork_server_pid:  # Not reaped yet, so the number is still that child's.
+                os.kill(self._fork_server_pid, signal.SIGKILL)
         if self.options.controller is not None or self.options.private:
             clean_folder(self.options, os.getpid())
         self.tell({"event": "stopped", "reason": self.machine.stopping or ""})
@@ -241,7 +247,10 @@ class Supervisor:
                     self._reply(ticket, ok, value)
                 case EndController(signum):
                     self._say_why()
-                    self._kill_child(self.controller_pid, signum)
+                    if self._controller is not None:
+                        self._controller.signal(signum)
+                case StartController():
+                    self._start_controller()
                 case Finish(reason):
                     if not self._finished.done():
                         self._finished.set_result(reason)
@@ -281,23 +290,38 @@ class Supervisor:
 
     # --- the controller ------------------------------------------------------------------------
 
-    def _controller_says(self, data: bytearray) -> None:
-        """Its one line: ready, or why not. If it ends without, its log has the reason."""
-        piece = os.read(self._ready_fd, 65_536)
-        data += piece
-        if piece and not data.endswith(b"\n"):
-            return
-        self._loop.remove_reader(self._ready_fd)
-        os.close(self._ready_fd)
-        try:
-            said = json.loads(data)
-        except ValueError:
-            self._fail_start("the controller ended before it was ready", self.options.controller or {})
-            return
-        if "error" in said:
+    def _controller_says(self, said: dict[str, Any]) -> None:
+        """Its one line: ready, or why not. If it ended without, its log has the reason."""
+        assert self._controller is not None
+        if self.machine.has_begun:
+            self._successor_says(said)
+        elif "engine" in said:
+            self.feed(ControllerReady())
+            self._controller_ready(said)
+        elif "error" in said:
             self._fail_start(str(said["error"]), None)
         else:
-            self._controller_ready(said)
+            self._fail_start("the controller ended before it was ready", self._controller.options)
+
+    def _successor_says(self, said: dict[str, Any]) -> None:
+        """The uplink finds it by itself, at the same address; its end, if it can't start, is seen as such."""
+        assert self._controller is not None
+        if "engine" in said:
+            _log.warning("controller %d has taken over", self._controller.pid)
+            self.tell({"event": "controller-restarted", "pid": self._controller.pid})
+            self.feed(ControllerReady())
+        else:
+            _log.error("a controller couldn't take over: %s", said.get("error", "see its log"))
+
+    def _start_controller(self) -> None:
+        assert self._controller is not None
+        try:
+            self._controller.start()
+        except OSError as error:
+            _log.error("a controller couldn't be started: %s", error)
+            self._loop.call_soon(self.feed, ControllerEnded(1))
+        else:
+            _log.warning("started controller %d, to take over", self._controller.pid)
 
     def _fail_start(self, error: str, options: dict[str, Any] | None) -> None:
         log = (options or {}).get("log", "")
@@ -305,7 +329,7 @@ class Supervisor:
         self.feed(StopAll(error))
 
     def _controller_ready(self, said: dict[str, Any]) -> None:
-        if self.controller_pid and self._control is not None:
+        if self._controller is not None and self._control is not None:
             # Only now is it certain that the folder is ours and no other live controller's.
             SupervisorFile.of_this_process(self._control.path).write(Path(self.options.folder))
         self.tell({"event": "controller", **said})
@@ -330,6 +354,9 @@ class Supervisor:
                 self.feed(EndEngine(uuid, reason) if uuid else StopAll(reason or "the controller said so"))
             case Goodbye(reason):
                 self._on_lost(reason or "it ended in order")
+            case Welcome(policy=policy):
+                if policy == "wait":
+                    self._vouch()
             case _:
                 _log.warning("the controller sent a %s, which is not for supervisors", type(message).__name__)
 
@@ -337,11 +364,19 @@ class Supervisor:
         """The uplink gave up. Our own controller's end is seen by its exit, another's only here."""
         if self.machine.stopping is not None:
             return
-        if self.controller_pid or self.options.policy == "wait":
+        if self._controller is not None or self.options.policy == "wait":
             self._loop.call_later(_RECONNECT, self._connect)
         else:
             self.tell({"event": "failed", "error": reason})
             self.feed(StopAll(f"the controller is gone: {reason}"))
+
+    def _vouch(self) -> None:
+        """Tell a controller that waits for engines which ones live: one that is deep in a function can't."""
+        if self._vouching is not None:
+            self._vouching.cancel()
+        living = [engine.uuid for engine in self.machine.engines.values() if not is_stopped(engine.pid)]
+        self._uplink.send(Alive(tuple(living)))
+        self._vouching = self._loop.call_later(_VOUCH, self._vouch)
 
     def _connect(self) -> None:
         if self.machine.stopping is None:
@@ -350,24 +385,17 @@ class Supervisor:
     # --- children and launcher -----------------------------------------------------------------
 
     def _reap(self) -> None:
-        for pid in (self.controller_pid, self._fork_server_pid):
-            if not pid:
-                continue
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if not found:
-                continue
-            if pid == self._fork_server_pid:
+        if self._controller is not None:
+            code = self._controller.reap()
+            if code is not None:
+                log = _log.info if self.machine.stopping is not None else _log.warning
+                log("the controller ended: %s", describe_exit(code) or "in order")
+                self.feed(ControllerEnded(code))
+        if self._fork_server_pid:
+            found, _ = os.waitpid(self._fork_server_pid, os.WNOHANG)
+            if found:
                 self._fork_server_pid = 0  # Its pipe tells the rest.
                 self._fork_server_gone.set()
-            else:
-                self.controller_pid = 0
-                code = exit_code_of(status)
-                _log.info("the controller ended: %s", describe_exit(code) or "in order")
-                self.feed(ControllerEnded(code))
-
-    def _kill_child(self, pid: int, signum: int) -> None:
-        if pid:  # Not reaped yet, so the number is still that child's.
-            os.kill(pid, signum)
 
     def _watch_launcher(self) -> None:
         if self.options.lifeline_fd < 0:
@@ -447,7 +475,7 @@ class Supervisor:
             "policy": self.options.policy,
             "started": self._started,
             "stopping": self.machine.stopping,
-            "controller": self.controller_pid,
+            "controller": self._controller.pid if self._controller is not None else 0,
             "fork_server": self._fork_server_pid,
             "engines": [
                 {"uuid": engine.uuid.hex(), "pid": engine.pid, "phase": engine.phase.value}
@@ -483,7 +511,7 @@ def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
     elif not ours:
         return
     else:
-        for name in ("client.json", "engine.json", "supervisor.json"):
+        for name in ("client.json", "engine.json", "supervisor.json", *TAKEOVER_FILES):
             (folder / name).unlink(missing_ok=True)
         stop_reason_file(folder).unlink(missing_ok=True)
     if options.controller is not None:

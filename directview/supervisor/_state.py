@@ -14,7 +14,8 @@ any      Ended                 gone (reported, and its place taken by another if
 
 The supervisor as a whole stops in one way, whoever asked for it: first its own controller (which tells
 every client), then the engines, then itself. A controller that ends by itself under the policy ``stop`` joins
-that way in the middle.
+that way in the middle. Under the policy ``wait`` it gets a successor instead, which takes over from it, and
+the engines stay (`directview.supervisor._succession`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, assert_never
 
+from directview.supervisor._succession import MOST_IN_A_ROW, START_LIMIT, Succession
+
 __all__ = [
     "ControllerEnded",
+    "ControllerReady",
     "DeliverInterrupt",
     "EndController",
     "EndEngine",
@@ -44,6 +48,7 @@ __all__ = [
     "SendSignal",
     "SignalEngine",
     "Spawn",
+    "StartController",
     "StartEngines",
     "Started",
     "StopAll",
@@ -137,6 +142,10 @@ class InterruptCall(NamedTuple):
     seq: int
 
 
+class ControllerReady(NamedTuple):
+    """Our own controller listens, and has written its files."""
+
+
 class ControllerEnded(NamedTuple):
     """Our own controller's process ended."""
 
@@ -155,7 +164,7 @@ class StopAll(NamedTuple):
 
 Event = (
     StartEngines | RestartEngines | Started | NotStarted | Ended | EndEngine | SignalEngine
-    | InterruptCall | ControllerEnded | ForkServerEnded | StopAll
+    | InterruptCall | ControllerReady | ControllerEnded | ForkServerEnded | StopAll
 )  # fmt: skip
 
 
@@ -213,6 +222,10 @@ class EndController(NamedTuple):
     signum: int
 
 
+class StartController(NamedTuple):
+    """Start a controller that takes over from the one that ended."""
+
+
 class Finish(NamedTuple):
     """Nothing is left to do: end."""
 
@@ -220,7 +233,8 @@ class Finish(NamedTuple):
 
 
 Effect = (
-    Spawn | SendSignal | KillSession | DeliverInterrupt | ReportExit | Reply | EndController | Finish
+    Spawn | SendSignal | KillSession | DeliverInterrupt | ReportExit | Reply | EndController
+    | StartController | Finish
 )  # fmt: skip
 
 
@@ -247,9 +261,16 @@ class Machine:
         self._policy = policy
         self._controller = owns_controller
         self._controller_deadline: float | None = None
+        self._succession = Succession()
+        self._successor_at: float | None = None
         self._grace = grace
         self._tickets: dict[object, _Ticket] = {}
         self._finished = False
+
+    @property
+    def has_begun(self) -> bool:
+        """A controller of ours has been ready once."""
+        return self._succession.begun
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at the time `now`; returns what is to be done, in order."""
@@ -278,6 +299,10 @@ class Machine:
                 engine = self.engines.get(uuid)
                 if engine is not None and engine.phase is Phase.RUNNING:
                     effects.append(DeliverInterrupt(uuid, client, seq))
+            case ControllerReady():
+                self._succession.ready(now)
+                if self.stopping is None:
+                    self._controller_deadline = None
             case ControllerEnded(exit_code):
                 self._controller_ended(exit_code, now, effects)
             case ForkServerEnded():
@@ -292,8 +317,7 @@ class Machine:
     def next_deadline(self) -> float | None:
         """When `tick` is to be called at the latest, if at all."""
         deadlines = [engine.deadline for engine in self.engines.values() if engine.deadline is not None]
-        if self._controller_deadline is not None:
-            deadlines.append(self._controller_deadline)
+        deadlines += [at for at in (self._controller_deadline, self._successor_at) if at is not None]
         return min(deadlines, default=None)
 
     def tick(self, now: float) -> list[Effect]:
@@ -302,6 +326,11 @@ class Machine:
         if self._controller_deadline is not None and now >= self._controller_deadline:
             self._controller_deadline = None
             effects.append(EndController(signal.SIGKILL))
+        if self._successor_at is not None and now >= self._successor_at:
+            self._successor_at = None
+            self._controller = True
+            self._controller_deadline = now + START_LIMIT
+            effects.append(StartController())
         for engine in self.engines.values():
             if engine.deadline is not None and now >= engine.deadline:
                 engine.deadline = None
@@ -409,6 +438,7 @@ class Machine:
         if self.stopping is not None:
             return
         self.stopping = reason
+        self._successor_at = None
         if self._controller:
             self._controller_deadline = now + self._grace
             effects.append(EndController(signal.SIGTERM))
@@ -418,8 +448,17 @@ class Machine:
     def _controller_ended(self, exit_code: int, now: float, effects: list[Effect]) -> None:
         self._controller = False
         self._controller_deadline = None
-        if self.stopping is None and self._policy == "stop":
-            self.stopping = f"the controller ended ({describe_exit(exit_code)})"
+        if self.stopping is None:
+            how = describe_exit(exit_code) or "in order"
+            # One that ended in order was told to, by a client or by a signal.
+            again = self._policy == "wait" and exit_code != 0
+            pause = self._succession.ended(now) if again else None
+            if pause is not None:
+                self._successor_at = now + pause
+            elif self._succession.in_a_row > MOST_IN_A_ROW:
+                self.stopping = f"{MOST_IN_A_ROW + 1} controllers ended in a row, the last one: {how}"
+            else:
+                self.stopping = f"the controller ended ({how})"
         if self.stopping is not None:
             self._stop_engines(now, effects)
 

@@ -21,7 +21,7 @@ from directview.errors import DirectViewError
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
 from directview.wire.link import LAX
-from directview.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, Message, Welcome
+from directview.wire.messages import PROTOCOL_VERSION, Alive, Goodbye, Hello, Message, Welcome
 from directview.wire.session import Session
 
 __all__ = ["LinkUplink"]
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _LINGER: Final = 0.5
 _MAX_WAITING: Final = 10_000
+RECONNECT_TIMEOUT: Final = 600.0
+"""Seconds for which engines elsewhere are kept, in a cluster that outlives its controller and has none."""
 
 
 class LinkUplink:
@@ -64,12 +66,13 @@ class LinkUplink:
                 where=info.where,
                 keys=_keys(info),
                 hello=lambda again: self._hello(info),
-                on_welcome=self._welcomed,
+                on_welcome=lambda message: self._welcomed(message, on_message),
                 on_message=lambda message, frames: on_message(message),
                 on_turn=lambda: None,
                 on_lost=lambda reason: _log.info("connection to the controller lost: %s", reason),
                 on_gone=on_lost,
                 heartbeat=LAX,
+                reconnect_timeout=RECONNECT_TIMEOUT,
             )
             await session.open(self._patience)
         except (DirectViewError, OSError, ValueError) as error:
@@ -91,16 +94,19 @@ class LinkUplink:
             host=proof(),
         )
 
-    def _welcomed(self, message: Welcome) -> None:
+    def _welcomed(self, message: Welcome, on_message: Callable[[Message], None]) -> None:
         self._incarnation = message.incarnation
         self._flush()
+        on_message(message)
 
     def _flush(self) -> None:
         while self._waiting and self._session is not None and self._session.link is not None:
             self._session.send(self._waiting.popleft())
 
     def send(self, message: Message) -> None:
-        """Send it, now or on the next connection."""
+        """Send it, now or on the next connection. What is only true now is sent now or not at all."""
+        if isinstance(message, Alive) and (self._session is None or self._session.link is None):
+            return
         self._waiting.append(message)
         self._flush()
 

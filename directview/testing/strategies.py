@@ -96,6 +96,7 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         messages.Item: (uuids, _ids, _counts, _counts, st.booleans(), _frames, _bodies),
         messages.Demand: (uuids, _ids, _counts, st.integers(-1, MAX_COUNT)),
         messages.Signal: (uuids, st.integers(1, 64)),
+        messages.Alive: (_tuples(uuids),),
     }  # fmt: skip
     return {make: _build(make, *strategies) for make, strategies in fields.items()}
 

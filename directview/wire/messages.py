@@ -34,6 +34,7 @@ Release    24  receiver → controller → sender a shared-memory reference is n
 Item       25  engine → controller → client   items of a stream (reserved)
 Demand     26  client → controller → engine   ask for more items of a stream, or end it (reserved)
 Signal     27  controller → supervisor        send an operating-system signal to this engine
+Alive      28  supervisor → controller        these engines' processes live, connected or not
 ======== ===== ============================== ==================================================
 
 A call is named by (client uuid, seq, engine id), made by the client. Submit, Accept, Result, Ack,
@@ -78,6 +79,7 @@ __all__ = [
     "Abort",
     "Accept",
     "Ack",
+    "Alive",
     "Answer",
     "CallItem",
     "Chunk",
@@ -382,6 +384,10 @@ class Signal(NamedTuple):
     signal: int
 
 
+class Alive(NamedTuple):
+    uuids: tuple[bytes, ...]
+
+
 class Release(NamedTuple):
     client: bytes
     engine: int
@@ -410,7 +416,7 @@ class Demand(NamedTuple):
 Message = (
     Hello | Welcome | Refused | Resume | Submit | Accept | Result | Ack | Chunk | Grant | Abort
     | Output | Lost | Engines | Credit | Query | Answer | Exited | Interrupt | Launch | Stop
-    | Goodbye | Forget | Release | Item | Demand | Signal
+    | Goodbye | Forget | Release | Item | Demand | Signal | Alive
 )  # fmt: skip
 
 
@@ -525,6 +531,7 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     25: (Item, (uuid, _id, _count, _count, boolean, _nframes, _body)),
     26: (Demand, (uuid, _id, _count, integer(-1, MAX_COUNT))),
     27: (Signal, (uuid, integer(1, 64))),
+    28: (Alive, (many(uuid, MAX_TARGETS),)),
 }  # fmt: skip
 
 _CODES: Final = {make: code for code, (make, _) in _KINDS.items()}

@@ -33,6 +33,10 @@ __all__ = ["NobodyListens", "Session"]
 _RETRY_FIRST: Final = 0.02
 _RETRY_MOST: Final = 0.5
 """Seconds between attempts to reconnect: doubled from the first to the most."""
+_ATTEMPT_FIRST: Final = 1.0
+_ATTEMPT_MOST: Final = 4.0
+"""Seconds for one such attempt, likewise. Where the network swallows what is sent, an attempt hears nothing,
+and the kernel tries again more and more rarely: a new one finds sooner that the network is back."""
 
 
 class NobodyListens(ControllerUnreachable):
@@ -199,16 +203,17 @@ class Session:
 
     async def _reconnect(self, reason: str) -> None:
         clock = asyncio.get_running_loop().time
-        patience = self._reconnect_timeout if self._policy == "wait" else self._lease
-        deadline = clock() + patience
-        pause = _RETRY_FIRST
+        deadline = clock() + (self._reconnect_timeout if self._policy == "wait" else self._lease)
+        pause, attempt = _RETRY_FIRST, _ATTEMPT_FIRST
         while True:
             try:
-                await self._connect(max(deadline - clock(), 0.1), again=True)
+                await self._connect(min(max(deadline - clock(), 0.1), attempt), again=True)
                 return
             except ControllerUnreachable as error:
-                hopeless = self._policy == "stop" and isinstance(error, NobodyListens)
-                if hopeless or clock() >= deadline:
+                nobody = isinstance(error, NobodyListens)
+                if not nobody:
+                    attempt = min(attempt * 2, _ATTEMPT_MOST)
+                if (nobody and self._policy == "stop") or clock() >= deadline:
                     self._on_gone(reason)
                     return
             except ConnectionRejected as error:
@@ -216,6 +221,10 @@ class Session:
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 2, _RETRY_MOST)
+
+    def expect_end(self) -> None:
+        """The controller has said that it ends in order: nobody comes after it."""
+        self._policy = "stop"
 
     def send(self, message: Message, frames: Sequence[Any] = ()) -> None:
         """Send, or drop it while there is no connection: what matters is resumed on the next one."""

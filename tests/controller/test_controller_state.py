@@ -21,6 +21,7 @@ from directview.wire.messages import (
     Abort,
     Accept,
     Ack,
+    Alive,
     Answer,
     CallItem,
     Chunk,
@@ -479,6 +480,41 @@ def test_an_engine_that_does_not_come_back_in_time_is_dead() -> None:
     assert here.heard("d") == [left]
     assert here.heard("s") == [Stop(uuid("e0"), "cut")]
     assert here.others[-1] == Persist({uuid("e1"): 1, uuid("c"): -1, uuid("d"): -1})
+
+
+def test_an_engine_that_its_supervisor_vouches_for_keeps_its_place() -> None:
+    """It is deep in a function, perhaps, and can't connect: for as long as it takes."""
+    here = house()
+    here.hear("c", calls(1))
+    here.lose("e0")
+    for _ in range(20):
+        here.wait(GRACE / 2)
+        here.hear("s", Alive((uuid("e0"), uuid("somebody"))))
+    assert here.heard("c") == []
+    here.join("engine", "e0", "again", supervisor=uuid("s"), resuming=True)
+    here.hear("again", Resume(uuid("c"), (ResumeItem(1, 0, uuid("e0")),), False))
+    here.hear("again", Resume(b"", (), True))
+    here.wait(10 * GRACE)
+    (back,) = here.heard("c")
+    assert isinstance(back, Engines)
+    here.lose("again")
+    here.hear("s", Alive((uuid("e0"),)))
+    here.hear("s", Exited(uuid("e0"), -9, "killed"))
+    assert isinstance(here.heard("c")[-1], Engines)  # The last word counts.
+
+
+def test_an_engine_from_before_a_takeover_is_vouched_for_as_well() -> None:
+    here = House({uuid("e0"): 0}, lease=LEASE, engine_grace=LEASE)
+    here.join("supervisor", "s")
+    here.join("client", "c")
+    here.heard("c")
+    for _ in range(20):
+        here.wait(LEASE / 2)
+        here.hear("s", Alive((uuid("e0"),)))
+    assert here.heard("c") == []
+    here.wait(2 * LEASE)
+    (left,) = here.heard("c")
+    assert left == Engines((), ((0, uuid("e0"), None, "it did not come back"),))
 
 
 def test_results_that_were_sent_before_the_end_still_count() -> None:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from directview.supervisor._state import (
     ControllerEnded,
+    ControllerReady,
     DeliverInterrupt,
     Effect,
     EndController,
@@ -30,11 +31,13 @@ from directview.supervisor._state import (
     SendSignal,
     SignalEngine,
     Spawn,
+    StartController,
     Started,
     StartEngines,
     StopAll,
     describe_exit,
 )
+from directview.supervisor._succession import MOST_IN_A_ROW, SETTLED, START_LIMIT
 
 GRACE = 2.0
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
@@ -163,16 +166,90 @@ def test_without_a_controller_of_its_own_it_stops_the_engines_at_once() -> None:
     assert m.handle(StopAll("enough"), 1.0) == [SendSignal(A, signal.SIGTERM)]
 
 
-@pytest.mark.parametrize("policy", ["stop", "wait"])
-def test_the_controllers_end_stops_the_engines_under_policy_stop_only(policy: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "ready", "code", "why"),
+    [
+        ("stop", True, -9, "the controller ended (killed by SIGKILL)"),
+        ("wait", False, 1, "the controller ended (exited with code 1)"),
+        ("wait", True, 0, "the controller ended (in order)"),
+    ],
+    ids=["policy stop", "it was never ready", "it ended in order"],
+)
+def test_the_controllers_end_stops_the_engines(policy: str, ready: bool, code: int, why: str) -> None:
     m = running(A, policy=policy)
-    effects = m.handle(ControllerEnded(-9), 1.0)
-    if policy == "stop":
-        assert effects == [SendSignal(A, signal.SIGTERM)]
-        assert m.stopping == "the controller ended (killed by SIGKILL)"
-    else:
-        assert effects == []
-        assert m.stopping is None
+    if ready:
+        m.handle(ControllerReady(), 0.5)
+    assert m.handle(ControllerEnded(code), 1.0) == [SendSignal(A, signal.SIGTERM)]
+    assert m.stopping == why
+
+
+def test_under_policy_wait_the_controller_gets_a_successor_and_the_engines_stay() -> None:
+    m = running(A, policy="wait")
+    m.handle(ControllerReady(), 1.0)
+    assert m.handle(ControllerEnded(-9), 100.0) == []
+    assert m.next_deadline() == 100.0
+    assert m.tick(100.0) == [StartController()]
+    assert m.next_deadline() == 100.0 + START_LIMIT
+    assert m.handle(ControllerReady(), 100.5) == []
+    assert m.next_deadline() is None
+    assert m.stopping is None
+    assert m.handle(StopAll("enough"), 101.0) == [EndController(signal.SIGTERM)]
+
+
+def test_a_successor_that_is_never_ready_is_killed_and_replaced() -> None:
+    m = running(A, policy="wait")
+    m.handle(ControllerReady(), 1.0)
+    m.handle(ControllerEnded(-9), 100.0)
+    m.tick(100.0)
+    assert m.tick(100.0 + START_LIMIT) == [EndController(signal.SIGKILL)]
+    m.handle(ControllerEnded(-9), 131.0)
+    deadline = m.next_deadline()
+    assert deadline is not None
+    assert 131.0 < deadline < 132.0
+    assert m.tick(deadline) == [StartController()]
+
+
+def test_controllers_that_end_soon_are_replaced_ever_more_slowly_and_then_no_more() -> None:
+    m = running(A, policy="wait")
+    now = 1.0
+    pauses = []
+    m.handle(ControllerReady(), now)
+    while True:
+        now += 0.1
+        effects = m.handle(ControllerEnded(1), now)
+        deadline = m.next_deadline()
+        if effects or deadline is None:
+            break
+        pauses.append(deadline - now)
+        assert m.tick(deadline) == [StartController()]
+        now = deadline
+        m.handle(ControllerReady(), now)
+    assert effects == [SendSignal(A, signal.SIGTERM)]
+    assert m.stopping == f"{MOST_IN_A_ROW + 1} controllers ended in a row, the last one: exited with code 1"
+    assert len(pauses) == MOST_IN_A_ROW
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0
+    assert pauses[-1] > 1
+
+
+def test_a_controller_that_worked_for_a_while_counts_as_the_first_again() -> None:
+    m = running(A, policy="wait")
+    now = 0.0
+    m.handle(ControllerReady(), now)
+    for _ in range(5 * MOST_IN_A_ROW):
+        now += SETTLED
+        assert m.handle(ControllerEnded(-9), now) == []
+        assert m.tick(now) == [StartController()]
+        m.handle(ControllerReady(), now)
+
+
+def test_who_stops_between_two_controllers_waits_for_none() -> None:
+    m = running(A, policy="wait")
+    m.handle(ControllerReady(), 0.0)
+    m.handle(ControllerEnded(-9), 10.0)
+    assert m.handle(StopAll("enough"), 10.0) == [SendSignal(A, signal.SIGTERM)]
+    assert m.tick(10.0) == []
+    assert m.handle(Ended(A, 0), 11.0) == [ReportExit(A, 0, "enough"), Finish("enough")]
 
 
 def test_the_fork_servers_end_is_every_engines() -> None:
@@ -247,6 +324,10 @@ class Lives(RuleBasedStateMachine):
                     self.answered.append(ticket)
                 case EndController():
                     assert self.controller
+                case StartController():
+                    assert not self.controller
+                    assert self.machine.stopping is None
+                    self.controller = True
                 case Finish():
                     self.finished += 1
 
@@ -292,6 +373,11 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def stop(self) -> None:
         self.feed(StopAll("enough"))
+
+    @precondition(lambda self: self.controller)
+    @rule()
+    def controller_is_ready(self) -> None:
+        self.feed(ControllerReady())
 
     @precondition(lambda self: self.controller)
     @rule(code=st.sampled_from([0, -9]))
