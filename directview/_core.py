@@ -285,6 +285,8 @@ class Core:
 
     def _submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
         first = 0
+        if len(requests) > 1:
+            result._unsent = len(requests)
         for targets, parcel in requests:
             places = None
             if len(targets) > 1:

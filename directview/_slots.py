@@ -80,7 +80,8 @@ class Slots(Described, SharedFuture[T]):
 
     _values: list[Any] | None = None
     _errors: Errors | None = None
-    _sent = False
+    _unsent = 1
+    """Its calls whose arguments' buffers a resend may need."""
     _item_ends: list[int] | None = None
     """Of a map: how many items there are up to the end of each slot."""
     _size = 0
@@ -131,7 +132,7 @@ class Slots(Described, SharedFuture[T]):
         if self._sources is None:
             filled = self._fill(index, metadata, value, error)
         else:  # echoes come from any thread
-            with self._condition:
+            with self._changing:
                 filled = self._fill(index, metadata, value, error)
         if not filled:
             return
@@ -143,7 +144,7 @@ class Slots(Described, SharedFuture[T]):
 
     def _output(self, index: int, stream: str, text: str) -> None:
         """The call of slot `index` printed `text` to `stream`, ``stdout`` or ``stderr``."""
-        with self._condition:  # with the look at who listens: see `_listen`
+        with self._changing:  # with the look at who listens: see `_listen`
             if self._printed is None:
                 self._printed = {}
             self._printed.setdefault((index, stream), []).append(text)
@@ -153,15 +154,16 @@ class Slots(Described, SharedFuture[T]):
         self._moved()
 
     def _mark_sent(self) -> None:
-        """No resend can need the arguments' buffers any more."""
-        self._sent = True
-        self._moved()
+        """No resend can need the buffers of one of its calls any more."""
+        self._unsent -= 1
+        if self._watched or self._echoes is not None:
+            self._moved()
 
     def _moved(self) -> None:
         """Tell those who wait that something has happened before the end."""
         self._progressed()
         if self._echoes is not None:
-            with self._condition:
+            with self._changing:
                 others = {id(echo.result): echo.result for echo in self._echoes or ()}
             for other in others.values():
                 other._moved()
@@ -264,7 +266,7 @@ class Slots(Described, SharedFuture[T]):
         if kept.ends is not None:
             options["sizes"] = [end - start for start, end in pairwise([0, *kept.ends])]
         result = kept.kind(owner, kept.calls, **options)
-        result._created, result._printed, result._sent = kept.created, kept.printed, True
+        result._created, result._printed, result._unsent = kept.created, kept.printed, 0
         result._metadata, result._values, result._errors = kept.metadata, kept.values, kept.errors
         result._missing = 0
         result._looked = True  # or else somebody would have been told
@@ -285,7 +287,7 @@ class Slots(Described, SharedFuture[T]):
 
     def _send_echo(self, echo: _Echo) -> None:
         index = echo.here
-        with self._condition:
+        with self._changing:
             # First noted, then looked: what is answered in between is not missed.
             before = self._echoes
             self._echoes = [*(before or ()), echo]
@@ -315,7 +317,7 @@ class Slots(Described, SharedFuture[T]):
         return known or self._cut_short() is not None
 
     def _echo(self, index: int, value: Any, error: Exception | None) -> None:
-        with self._condition:
+        with self._changing:
             echoes = self._echoes or []
             self._echoes = [echo for echo in echoes if echo.here != index] or None
         for echo in echoes:
@@ -337,7 +339,7 @@ class Slots(Described, SharedFuture[T]):
             What ends it, and the texts (slot, stream, text) that have been printed before.
         """
         if self._sources is None:
-            with self._condition:
+            with self._changing:
                 self._listeners = (*self._listeners, listener)
                 printed = (self._printed or {}).items()
                 earlier = [(index, stream, "".join(texts)) for (index, stream), texts in printed]
@@ -355,7 +357,7 @@ class Slots(Described, SharedFuture[T]):
         return unlisten, earlier
 
     def _unlisten(self, listener: Listener) -> None:
-        with self._condition:
+        with self._changing:
             self._listeners = tuple([other for other in self._listeners if other is not listener])
 
     # --- what became of the slots ---
@@ -369,7 +371,7 @@ class Slots(Described, SharedFuture[T]):
     def _is_sent(self) -> bool:
         if self._sources is not None:
             return all([source._is_sent() for source, _ in self._sources])
-        return self._sent or self._missing == 0
+        return self._unsent <= 0 or self._missing == 0
 
     def _all_answered(self) -> bool:
         return self._missing == 0

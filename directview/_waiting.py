@@ -20,10 +20,12 @@ import builtins
 import concurrent.futures
 import contextvars
 import logging
+import os
+import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures._base import FINISHED, PENDING
-from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, TypeGuard, TypeVar
 
 from directview import _checking
 from directview.errors import RemoteError, TaskAborted, TimeoutError, as_plain
@@ -36,6 +38,11 @@ logger = logging.getLogger("directview")
 
 _Entry: TypeAlias = tuple[AbstractEventLoop, asyncio.Future[None]]
 """One that awaits: its loop, and the future that wakes it."""
+
+_changing: Final = threading.RLock()
+"""One for all results: see `SharedFuture`. In a child that is forked, nobody holds it."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_changing._at_fork_reinit)  # type: ignore[attr-defined]
 
 _RECHECK: Final = 1.0
 """Seconds between two looks, in a blocking wait, whether the loop that brings the answer still runs."""
@@ -94,12 +101,12 @@ class Counted:
         self._future = future
 
     def __enter__(self) -> None:
-        with self._future._condition:
+        with _changing:
             self._future._waiting += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         future = self._future
-        with future._condition:
+        with _changing:
             future._waiting -= 1
             last = not future._is_waited_for()
         if last and kind is not None and issubclass(kind, asyncio.CancelledError):
@@ -151,21 +158,50 @@ def _release(waiter: asyncio.Future[None]) -> None:
 class SharedFuture(concurrent.futures.Future[T]):
     """A future that many may wait for, each in its own way."""
 
-    # Most results never need these, and tens of thousands are made in a second.
+    # Tens of thousands are made in a second, and most never need any of these. So what a Future of the
+    # standard library makes at once (a condition with its lock, two lists) is made when it is asked for: it
+    # took a third of the time that the client spends on a call.
+    _changing: ClassVar = _changing
+    """Held for a moment by whoever changes what several threads look at, in any result. Whoever holds it
+    takes no other lock."""
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
     _waiting = 0
     _watched = False
     _looked = False
     _origin: Any = None
     _awaiters: list[_Entry] | None = None
     _followers: list[_Entry] | None = None
-    _waiters: list[Any]
-    _done_callbacks: list[Any]
+    _done_callbacks: Any = None
+    _own_condition: threading.Condition | None = None
+    _own_waiters: _Waiters | None = None
 
     def __init__(self, owner: CallOwner) -> None:
-        super().__init__()
         self._owner = owner
-        self._waiters = waiters = _Waiters()
-        waiters.owner = owner
+
+    if TYPE_CHECKING:
+        # And `_condition`: attributes, as the protocols of `concurrent.futures` have them.
+        _waiters: list[Any]
+    else:
+
+        @property
+        def _condition(self) -> threading.Condition:
+            """For those who block. Once it is there, the outcome is set under it."""
+            if self._own_condition is None:
+                with _changing:
+                    if self._own_condition is None:
+                        self._own_condition = threading.Condition()
+            return self._own_condition
+
+        @property
+        def _waiters(self) -> _Waiters:
+            """For `concurrent.futures.wait` and its like, which ask for it under the condition."""
+            if self._own_waiters is None:
+                waiters = _Waiters()
+                waiters.owner = self._owner
+                self._own_waiters = waiters
+            return self._own_waiters
 
     # --- the outcome ---
 
@@ -175,18 +211,30 @@ class SharedFuture(concurrent.futures.Future[T]):
             cause = error
             error = RuntimeError(f"{type(cause).__name__} can't be raised from a result: {cause}")
             error.__cause__ = cause
-        with self._condition:
-            if self._state != PENDING:
-                return False
-            self._result = value
-            self._exception = error
-            self._origin = error and error.__traceback__
-            self._state = FINISHED
-            for waiter in self._waiters:
-                (waiter.add_result if error is None else waiter.add_exception)(self)
-            self._condition.notify_all()
+        with _changing:
+            condition = self._own_condition
+            if condition is None:  # nobody blocks
+                if self._state != PENDING:
+                    return False
+                self._set(value, error)
+        if condition is not None:
+            with condition:
+                with _changing:
+                    if self._state != PENDING:
+                        return False
+                    self._set(value, error)
+                for waiter in self._own_waiters or ():
+                    (waiter.add_result if error is None else waiter.add_exception)(self)
+                condition.notify_all()
         self._invoke_callbacks()
         return True
+
+    def _set(self, value: T | None, error: BaseException | None) -> None:
+        self._result = value
+        if error is not None:
+            self._exception = error
+            self._origin = error.__traceback__
+        self._state = FINISHED
 
     def _look(self) -> None:
         """Somebody has seen how it ended: a failure need not be logged."""
@@ -196,7 +244,7 @@ class SharedFuture(concurrent.futures.Future[T]):
         self._look()
         error = self._exception
         if error is None:
-            return self._result  # type: ignore[return-value]
+            return self._result  # type: ignore[no-any-return]
         try:
             # As it was: raised for several waiters, it would collect the frames of all.
             raise error.with_traceback(self._origin)
@@ -308,7 +356,7 @@ class SharedFuture(concurrent.futures.Future[T]):
             self._owner.check_running()
             loop = asyncio.get_running_loop()
             entry = (loop, loop.create_future())
-            with self._condition:
+            with _changing:
                 if self._state != FINISHED:
                     if self._awaiters is None:
                         self._awaiters = []
@@ -318,7 +366,7 @@ class SharedFuture(concurrent.futures.Future[T]):
                 if self._state != FINISHED:
                     yield from entry[1]
             except BaseException as error:
-                with self._condition:
+                with _changing:
                     _forget(self._awaiters, entry)
                     last = isinstance(error, asyncio.CancelledError) and not self._is_waited_for()
                 if last:
@@ -331,7 +379,7 @@ class SharedFuture(concurrent.futures.Future[T]):
 
     def _is_waited_for(self) -> bool:
         """Whether anybody waits: by await, iteration, blocking, or callback. Under the lock."""
-        return bool(self._awaiters or self._waiting or self._done_callbacks or self._waiters)
+        return bool(self._awaiters or self._waiting or self._done_callbacks or self._own_waiters)
 
     def _step(self, ready: Callable[[], bool]) -> Awaitable[None]:
         """What `_block` does, awaited."""
@@ -344,7 +392,7 @@ class SharedFuture(concurrent.futures.Future[T]):
         self._watched = True  # before `ready` is asked again, so that no step goes by unseen
         while True:
             entry = (loop, loop.create_future())
-            with self._condition:
+            with _changing:
                 if ready():
                     return
                 if self._followers is None:
@@ -353,15 +401,18 @@ class SharedFuture(concurrent.futures.Future[T]):
             try:
                 yield from entry[1]
             except BaseException:
-                with self._condition:
+                with _changing:
                     _forget(self._followers, entry)
                 raise
 
     def _progressed(self) -> None:
         """Tell those who wait for less than the end. Called on the client's loop, after the step."""
         if self._watched:
-            with self._condition:
-                self._condition.notify_all()
+            condition = self._own_condition
+            if condition is not None:
+                with condition:
+                    condition.notify_all()
+            with _changing:
                 followers, self._followers = self._followers, None
             _wake(followers)
 
@@ -383,8 +434,10 @@ class SharedFuture(concurrent.futures.Future[T]):
         loop = _running_loop()
         if loop is not None and context is None:
             context = contextvars.copy_context()
-        with self._condition:
+        with _changing:
             if self._state != FINISHED:
+                if self._done_callbacks is None:
+                    self._done_callbacks = []
                 self._done_callbacks.append((fn, loop, context))
                 return
         self._call_back(fn, loop, context)
@@ -398,22 +451,23 @@ class SharedFuture(concurrent.futures.Future[T]):
         Returns:
             How many times it had been added.
         """
-        with self._condition:
-            kept = [entry for entry in self._done_callbacks if entry[0] != fn]
-            removed = len(self._done_callbacks) - len(kept)
-            self._done_callbacks[:] = kept
+        with _changing:
+            callbacks = self._done_callbacks or []
+            kept = [entry for entry in callbacks if entry[0] != fn]
+            removed = len(callbacks) - len(kept)
+            callbacks[:] = kept
         return removed
 
     def _invoke_callbacks(self) -> None:
-        with self._condition:
+        if self._awaiters is None and self._followers is None and self._done_callbacks is None:
+            return
+        with _changing:
             awaiters, self._awaiters = self._awaiters, None
             followers, self._followers = self._followers, None
-            callbacks = self._done_callbacks
-            if callbacks:
-                self._done_callbacks = []
+            callbacks, self._done_callbacks = self._done_callbacks, None
         _wake(awaiters)
         _wake(followers)
-        for fn, loop, context in callbacks:
+        for fn, loop, context in callbacks or ():
             self._call_back(fn, loop, context)
 
     def _call_back(

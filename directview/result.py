@@ -251,7 +251,7 @@ class AsyncResult(Displayed[T], Generic[T]):
         """
         if len(self._calls) == 1:
             return (self,)
-        with self._condition:
+        with self._changing:
             # Weak: a part holds on to the whole. The same ones are given again while somebody has them.
             kept = self._parts or [None] * len(self._calls)
             parts = [None if part is None else part() for part in kept]
@@ -383,7 +383,7 @@ class AsyncResult(Displayed[T], Generic[T]):
         )
 
     def __del__(self) -> None:
-        error = self.__dict__.get("_exception")  # absent when making it failed
+        error = self._exception
         if error is None or self._looked or self._sources is not None or self.cancelled():
             return
         if self._errors is not None and self._errors.looked:  # at another one like this

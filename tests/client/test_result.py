@@ -982,6 +982,26 @@ def test_sent_is_true_when_the_buffers_are_free() -> None:
     assert answered.sent
 
 
+def test_the_buffers_of_several_calls_are_free_when_the_last_is_sent() -> None:
+    ar = many(2)
+    ar._unsent = 2
+    ar._mark_sent()
+    assert not ar.sent
+    ar._mark_sent()
+    assert ar.sent
+
+
+def test_what_only_waiting_needs_is_made_by_waiting() -> None:
+    ar = one()
+    ar._deliver(0, meta(), 1)
+    assert ar.get() == 1
+    assert ar._own_condition is None
+    waited = one()
+    soon(lambda: waited._deliver(0, meta(), 2))
+    assert waited.get() == 2
+    assert waited._own_condition is not None
+
+
 async def test_sending_can_be_awaited_and_giving_up_keeps_the_call() -> None:
     owner = Owner(bound=True)
     ar = one(owner)
