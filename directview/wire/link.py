@@ -154,6 +154,11 @@ class Link:
         """Whether the connection ended in its handshake: another key, or another protocol."""
         return self._reason in _FAILURES.values()
 
+    @property
+    def refused(self) -> bool:
+        """Whether the controller said so. Without a word, a cut line ends a handshake as a wrong key does."""
+        return self.rejected and self._reason != _FAILURES[int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)]
+
     def close(self, linger: float = 0.0) -> None:
         """Close; what was sent gets `linger` more seconds to leave (without waiting here). Idempotent."""
         self._lost = True

@@ -344,11 +344,13 @@ class RouterLink:
         self._announcement.cancel()
         self._announcement = None
         dying, self._dying = self._dying, {}
-        for route, reason in dying.items():
+        for route in dying:
             del self._users[route]
             self._dead.append(route)
             self._muted.pop(route, None)
             self._counts["deaths"] += 1
+        # After all of them are forgotten: whoever hears of one death may send to the next one that died.
+        for route, reason in dying.items():
             self._on_lost(route, reason)
 
 

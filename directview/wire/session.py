@@ -195,7 +195,9 @@ class Session:
         link.close()
         if welcomed is not None:
             if not welcomed.done():
-                error = ConnectionRejected if link.rejected else ControllerUnreachable
+                # A key that was right once is not taken for a wrong one because a line broke in a handshake.
+                final = link.refused if self._incarnation else link.rejected
+                error = ConnectionRejected if final else ControllerUnreachable
                 welcomed.set_exception(error(f"no connection to the controller at {self._where}: {reason}"))
             return
         self._on_lost(reason)

@@ -37,6 +37,7 @@ class Echo:
         self.routes: list[bytes] = []
         self.lost: dict[bytes, str] = {}
         self.frames: Callable[[Sequence[Any]], object] = lambda frames: None
+        self.when_lost: Callable[[bytes], object] = lambda route: None
         self.router = RouterLink(on_message=self._message, on_lost=self._lost, **options)
         self.router.bind_ipc(self.path)
         self.port = self.router.bind_tcp("127.0.0.1", 0, None)
@@ -54,6 +55,7 @@ class Echo:
         assert route not in self.lost
         self.lost[route] = reason
         self.changed.set()
+        self.when_lost(route)
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(DEADLINE):
@@ -385,6 +387,24 @@ async def test_a_stopped_peer_is_noticed_by_heartbeat(echo: Echo, good: Listener
 
 
 @pytest.mark.process
+async def test_those_who_die_together_are_each_announced_once_though_they_are_sent_to_meanwhile(
+    echo: Echo, good: Listener
+) -> None:
+    """Whoever hears that an engine is gone tells clients so, of which some may have gone as well."""
+    peers = [await echo.link() for _ in range(8)]
+    dying = set(echo.routes[1:])
+    loop = asyncio.get_running_loop()
+    upset: list[Any] = []
+    loop.set_exception_handler(lambda loop, context: upset.append(context))
+    echo.when_lost = lambda route: echo.router.send_many(sorted(dying), b"somebody has gone")
+    for peer in peers:
+        peer.link.close()
+    await echo.until(lambda: dying <= set(echo.lost))
+    await good.answers()
+    assert upset == []
+    assert set(echo.lost) == dying
+
+
 async def test_a_killed_peer_is_noticed_at_once(echo: Echo, good: Listener) -> None:
     process = await start_peer(echo, "idle")
     try:

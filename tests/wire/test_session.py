@@ -34,7 +34,7 @@ HELLO = Hello(
     PROTOCOL_VERSION, "client", b"u" * 16, "c", 0, -1, b"", False, 1, "host", "3.11.7", b""
 )  # fmt: skip
 WELCOME = Welcome(PROTOCOL_VERSION, 1, -1, "stop", 2.0, 8, 1000, ())
-Fate = Literal["nobody", "silence", "lost", "lost while connecting"] | Message
+Fate = Literal["nobody", "silence", "lost", "lost in the handshake", "refused by its key"] | Message
 
 
 class ScriptedLink:
@@ -56,7 +56,7 @@ class ScriptedLink:
         self.turn = on_turn
         self.sent: list[Message] = []
         self.closed = False
-        self.rejected = False
+        self.rejected = self.refused = False
         self.made.append(self)
         self.fate = self.fates.pop(0)
 
@@ -65,8 +65,9 @@ class ScriptedLink:
         await asyncio.sleep(0)
         if self.fate == "nobody":
             raise ControllerUnreachable(f"nobody listens at {address}")
-        if self.fate == "lost while connecting":
+        if self.fate in ("lost in the handshake", "refused by its key"):
             self.rejected = True
+            self.refused = self.fate == "refused by its key"
             self.lose("the controller has another key")
 
     def send(self, header: bytes, frames: Sequence[Any] = ()) -> None:
@@ -155,11 +156,12 @@ def test_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
             ControllerUnreachable,
             "no connection to the controller at its address: the connection ended",
         ),
-        ("lost while connecting", ConnectionRejected, "at its address: the controller has another key"),
+        ("lost in the handshake", ConnectionRejected, "at its address: the controller has another key"),
+        ("refused by its key", ConnectionRejected, "at its address: the controller has another key"),
         (Refused("too old", "update it"), ConnectionRejected, "its address refused: too old; update it"),
         (Answer(1, True, None), ControllerUnreachable, "sent what it may not: Answer before the welcome"),
     ],
-    ids=["silent", "lost", "lost at once", "refused", "nonsense"],
+    ids=["silent", "lost", "lost in the handshake", "wrong key", "refused", "nonsense"],
 )
 def test_a_handshake_that_fails(
     monkeypatch: pytest.MonkeyPatch, fate: Fate, error: type[Exception], text: str
@@ -201,8 +203,9 @@ def test_a_lost_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> Non
         ("stop", ["silence"] * 99, 2.0, "gone: cut"),
         ("wait", ["nobody"] * 999, 60.0, "gone: cut"),
         ("wait", [Refused("another cluster", "use the file")], 0.0, "gone: .*another cluster; use the file"),
+        ("stop", ["refused by its key"], 0.0, "gone: .*another key"),
     ],
-    ids=["nobody listens", "nobody answers", "nobody comes", "refused"],
+    ids=["nobody listens", "nobody answers", "nobody comes", "refused", "wrong key"],
 )
 def test_giving_up(
     monkeypatch: pytest.MonkeyPatch, policy: str, fates: list[Fate], after: float, reason: str
@@ -221,6 +224,20 @@ def test_giving_up(
     assert peer.told[:2] == ["welcome", "lost"]
     assert re.fullmatch(reason, peer.told[2])
     assert all([link.closed for link in peer.links])
+
+
+def test_a_line_that_breaks_in_a_handshake_is_no_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word the two look alike; a key that was right before has the benefit of the doubt."""
+    peer = Peer(monkeypatch, WELCOME, "lost in the handshake", "lost in the handshake", WELCOME)
+
+    async def main() -> None:
+        await peer.session.open(5.0)
+        peer.links[0].lose("cut")
+        await asyncio.sleep(1.0)
+        assert peer.told == ["welcome", "lost", "welcome"]
+        peer.session.close()
+
+    run(main())
 
 
 def test_an_older_controller_is_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,155 @@
+"""What became of every call, and which faults explain it. Pure: records in, a verdict out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+__all__ = ["Happening", "Verdict", "judge"]
+
+REACH: Final = 12.0
+"""Seconds for which a fault explains what is noticed later: a frozen engine is given up after a heartbeat's
+timeout, and its calls may wait behind a frozen controller meanwhile."""
+HARD: Final = 0.9
+"""Seconds that an engine must be frozen or cut off to be given up for it."""
+AWAY: Final = 0.9
+"""Seconds that a client must be away to be given up, or to give up, under policy ``stop``: its lease is two
+seconds, and one absence may follow upon another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """A fault as it really happened."""
+
+    kind: str
+    began: float
+    ended: float
+    engines: frozenset[int] = frozenset()
+    """Engines that it may have cost their lives, or a call its answer."""
+    clients: frozenset[str] = frozenset()
+    """Clients that may have missed something by it."""
+    fatal: bool = False
+    """Whether it ends the whole cluster."""
+
+    def near(self, began: float, ended: float) -> bool:
+        """Whether it can have to do with something that lasted from `began` to `ended`."""
+        return self.began <= ended and began <= self.ended + REACH
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What an episode has come to."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    """How calls ended: right, cancelled, or in which kind of error."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    """How often something ran on an engine."""
+    killed: int = 0
+    """Client programs that were killed: nobody waits for what they had begun."""
+    slowest: float = 0.0
+    """Seconds from a call to its end, at most."""
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    hung: list[str] = field(default_factory=list)
+    leaked: list[str] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """Calls of which the end is known."""
+        return sum(self.kinds.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is not as it should be, a line each."""
+        named = {
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "wrong": self.wrong,
+            "hung": self.hung,
+            "leaked": self.leaked,
+        }
+        return [f"{what}: {line}" for what, lines in named.items() for line in lines]
+
+    def add(self, other: Verdict) -> None:
+        """Count another episode in."""
+        self.ends += other.ends
+        self.kinds += other.kinds
+        self.faults += other.faults
+        self.runs += other.runs
+        self.killed += other.killed
+        self.slowest = max(self.slowest, other.slowest)
+        for name in ("lost", "doubled", "wrong", "hung", "leaked"):
+            getattr(self, name).extend(getattr(other, name))
+
+
+def judge(
+    calls: Sequence[Mapping[str, Any]],
+    runs: Mapping[str, Counter[int]],
+    happenings: Sequence[Happening],
+) -> Verdict:
+    """Compare what clients were told with what ran and with what was done to them.
+
+    Args:
+        calls: `CallRecord`s as plain data.
+        runs: token → how often it ran, by process.
+        happenings: the faults.
+    """
+    verdict = Verdict(runs=sum([sum(each.values()) for each in runs.values()]))
+    verdict.faults.update([happening.kind for happening in happenings])
+    allowed: dict[str, int] = {}
+    for call in calls:
+        allowed[call["token"]] = call["times"]
+        _judge_end(call, runs.get(call["token"], Counter()), happenings, verdict)
+    for token, processes in runs.items():
+        # Of a client that was killed nothing is known but this: what it called ran once on each engine.
+        most, in_all = max(processes.values()), sum(processes.values())
+        if most > 1 and allowed.get(token, 1) <= 1:
+            verdict.doubled.append(f"{token} ran {most} times in one process")
+        elif token in allowed and in_all > allowed[token]:
+            verdict.doubled.append(f"{token} ran {in_all} times, at most {allowed[token]} would be right")
+    return verdict
+
+
+def _judge_end(
+    call: Mapping[str, Any], ran: Counter[int], happenings: Sequence[Happening], verdict: Verdict
+) -> None:
+    how, name = call["how"], f"{call['kind']} call {call['token']} on {call['targets'] or 'any engine'}"
+    verdict.kinds[call["kind"]] += 1
+    verdict.slowest = max(verdict.slowest, call["ended"] - call["began"])
+    if how == "error":
+        verdict.ends.update({error["type"] for error in call["errors"]})
+        for error in call["errors"]:
+            if not _explained(call, error, happenings):
+                verdict.lost.append(f"{name}: {error['type']}: {error['text']}")
+            elif error["started"] is False and len(call["targets"]) == 1 and ran:
+                verdict.wrong.append(f"{name} ran, although: {error['text']}")
+        return
+    verdict.ends[how] += 1
+    if how == "wrong":
+        verdict.wrong.append(f"{name}: {call['errors'][0]['text']}")
+    elif how == "hung":
+        verdict.hung.append(f"{name}: no end after {call['ended'] - call['began']:.0f} s")
+    elif (
+        how == "right" and call["times"] and sum(ran.values()) < min(call["times"], len(call["targets"]) or 1)
+    ):
+        verdict.lost.append(f"{name} has a result, but ran {sum(ran.values())} times")
+
+
+def _explained(call: Mapping[str, Any], error: Mapping[str, Any], happenings: Sequence[Happening]) -> bool:
+    """Whether a fault is the reason for this error."""
+    client = call["token"].rpartition("-")[0]
+    for happening in happenings:
+        if not happening.near(call["began"], call["ended"]):
+            continue
+        if happening.fatal and error["type"] in ("EngineError", "ControllerLost"):
+            return True
+        if error["type"] == "EngineError" and error["engine"] in happening.engines:
+            return True
+        if error["type"] in ("EngineError", "ControllerLost") and client in happening.clients:
+            return True
+    return False

@@ -1,0 +1,133 @@
+"""The programs of one episode: how they are started, stopped, frozen and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+import psutil
+
+__all__ = ["MARK", "Program", "ancestors", "end_all", "freeze", "kill", "open_files", "ours"]
+
+MARK: Final = "DIRECTVIEW_CHAOS"
+"""Environment variable that all processes of a run inherit."""
+_POLL: Final = 0.02
+
+
+class Program:
+    """One program, its output in a file.
+
+    Args:
+        name: what to call it.
+        arguments: of Python.
+        log: where its output goes.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                # Away from the terminal: Ctrl-C is for the run, which ends its programs in order.
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """As of `subprocess`; None while it runs."""
+        return self._process.poll()
+
+    def close_input(self) -> None:
+        """Tell it that there is nothing more to do."""
+        pipe: IO[bytes] | None = self._process.stdin
+        if pipe is not None:
+            pipe.close()
+
+    def signal(self, signum: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.running:
+            self._process.send_signal(signum)
+
+    async def ended(self, timeout: float) -> bool:
+        """Wait until it has ended; returns whether it has within `timeout` seconds."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self.running:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(_POLL)
+        self.close_input()
+        return True
+
+
+def ours(pid: int) -> bool:
+    """Whether this is a living process of this run, and not another one that has its number by now."""
+    try:
+        process = psutil.Process(pid)
+        living = process.status() != psutil.STATUS_ZOMBIE
+        mine: bool = living and process.environ().get(MARK) == os.environ.get(MARK, "-")
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    return mine
+
+
+def kill(pid: int, signum: int = signal.SIGKILL) -> bool:
+    """Send a signal to a process of this run; returns whether it was there."""
+    if not ours(pid):
+        return False
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def freeze(pid: int, seconds: float) -> bool:
+    """Stop a process of this run for a while; returns whether it was there."""
+    if not kill(pid, signal.SIGSTOP):
+        return False
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        kill(pid, signal.SIGCONT)
+    return True
+
+
+def ancestors(pid: int) -> set[int]:
+    """The parents of a process, and theirs."""
+    try:
+        return {process.pid for process in psutil.Process(pid).parents()}
+    except psutil.Error:
+        return set()
+
+
+def open_files(pids: Sequence[int]) -> dict[int, int]:
+    """How many descriptors each of these has open."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        try:
+            found[pid] = psutil.Process(pid).num_fds()
+        except psutil.Error:
+            continue
+    return found
+
+
+def end_all(processes: Iterable[tuple[int, float]]) -> None:
+    """Kill what is left of a run: (pid, time of its start) each, as `Holdings` has them."""
+    for pid, _ in processes:
+        kill(pid)
