@@ -258,6 +258,11 @@ class History:
         found = (row[1] for row in self.rows() if row[3] == engine and row[10] is not None)
         return list(islice(found, most))
 
+    def names(self, calls: Iterable[tuple[bytes, int]]) -> list[str]:
+        """The names of calls, (client, seq) each, as far as they are remembered."""
+        self.settle()
+        return [self._calls[call].name for call in calls if call in self._calls]
+
     def pending_among(self, msg_ids: Iterable[str]) -> str | None:
         """One of these calls that has not ended."""
         wanted = frozenset(msg_ids)

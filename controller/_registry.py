@@ -14,6 +14,7 @@ from typing import Final
 
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, EngineQueue
 from directview.wire.messages import EngineInfo, Hello
+from directview.wire.postmortem import NOTHING_KNOWN, Postmortem
 
 __all__ = ["Client", "Engine", "Peer", "PendingAbort", "Registry", "Supervisor"]
 
@@ -56,6 +57,7 @@ class Engine:
     ended: bool = False
     exit_code: int | None = None
     exit_reason: str = ""
+    postmortem: Postmortem = NOTHING_KNOWN
     completed: int = 0
     """Calls that it has ended."""
 
@@ -143,6 +145,7 @@ class Registry:
         engine.resuming = hello.resuming
         engine.deadline = engine.exit_code = None
         engine.lost_reason = engine.exit_reason = ""
+        engine.postmortem = NOTHING_KNOWN
         engine.ended = False
         return engine, self._put_on(route, engine)
 

@@ -37,6 +37,7 @@ from itertools import islice
 from typing import Any, Final, assert_never
 
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
+from directview.controller._deaths import Deaths, names_running
 from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Send
 from directview.controller._history import MOST_CALLS, History
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
@@ -57,6 +58,7 @@ from directview.wire.messages import (
     Welcome,
     encode,
 )
+from directview.wire.postmortem import NOTHING_KNOWN, Postmortem
 
 __all__ = ["Controller", "Settings"]
 
@@ -114,6 +116,7 @@ class Controller:
         self.calls = 0
         self.results = 0
         self.history = History(settings.epoch, settings.history, stored=settings.store, last=settings.stored)
+        self.deaths = Deaths()
         self.dirty: dict[int, Engine] = {}
         """Engines to which calls may be dispatched with the next flush."""
         self.passed_on: dict[int, tuple[bytes, int, bytes]] = {}
@@ -411,14 +414,19 @@ class Controller:
         engine.aborts.clear()
         self._known_changed = True
         dispatched, waiting = engine.queue.drain()
+        known = engine.postmortem
+        if dispatched:
+            known = known._replace(running=names_running(self.history, dispatched))
         for uuid in {**dispatched, **waiting}:
             client = self.registry.clients.get(uuid)
             if client is not None:
                 self.send_lost(
                     client, engine.id, reason, dispatched.get(uuid, ()), waiting.get(uuid, ()),
-                    now, uuid=engine.uuid, exit_code=engine.exit_code,
+                    now, uuid=engine.uuid, exit_code=engine.exit_code, known=known,
                 )  # fmt: skip
-        self._tell_clients(Engines((), ((engine.id, engine.uuid, engine.exit_code, reason),)))
+        self.deaths.note(engine.id, engine.uuid, engine.exit_code, reason, known, now + self.settings.epoch)
+        left = (engine.id, engine.uuid, engine.exit_code, reason)
+        self._tell_clients(Engines((), (left,), (known,) if known != NOTHING_KNOWN else ()))
 
     def send_lost(
         self,
@@ -431,13 +439,14 @@ class Controller:
         *,
         uuid: bytes = b"",
         exit_code: int | None = None,
+        known: Postmortem = NOTHING_KNOWN,
     ) -> None:
         """Tell a client that calls can't be answered any more, in messages of bounded size."""
         for seqs, begun in ((iter(started), True), (iter(queued), False)):
             while part := tuple(islice(seqs, _MOST_SEQS)):
-                named = (part, ()) if begun else ((), part)
+                ran, never = (part, ()) if begun else ((), part)
                 self.history.lost(client.uuid, id, uuid, part, now)
-                self.send(client.route, Lost(client.uuid, id, uuid, exit_code, reason, *named))
+                self.send(client.route, Lost(client.uuid, id, uuid, exit_code, reason, ran, never, known))
 
     def pass_on(self, client: Client, query: Query, supervisor: Supervisor) -> int:
         """Note that `supervisor` is to answer `query`; the number under which it will."""

@@ -74,6 +74,7 @@ def _status(controller: Controller, now: float) -> dict[str, Any]:
             for supervisor in registry.supervisors.values()
         ],
         "engines": [_engine(engine) for _, engine in sorted(registry.engines.items())],
+        "deaths": controller.deaths.told(),
     }
 
 

@@ -28,6 +28,7 @@ def _exited(
     # Of an engine that has not come back since the controller was restarted, the supervisor is not known.
     if engine.supervisor != supervisor.uuid and engine.info is not None:
         raise ProtocolError("an exit report about another supervisor's engine")
+    engine.postmortem = message.postmortem
     controller.ends(engine, message.exit_code, message.reason, now)
 
 

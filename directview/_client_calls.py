@@ -8,9 +8,21 @@ from typing import Any, NamedTuple
 
 from directview.wire.messages import Answer, Engines, ResultItem
 from directview.wire.parcels import Parcel, Unpacked
+from directview.wire.postmortem import NOTHING_KNOWN, Postmortem
 from directview.wire.transfers import STANDARD, Outgoing, Pace
 
-__all__ = ["Answered", "Call", "Ended", "EnginesChanged", "Event", "Gone", "Printed", "Sent", "Stage"]
+__all__ = [
+    "Answered",
+    "Call",
+    "Death",
+    "Ended",
+    "EnginesChanged",
+    "Event",
+    "Gone",
+    "Printed",
+    "Sent",
+    "Stage",
+]
 
 
 class Stage(enum.Enum):
@@ -79,6 +91,16 @@ class Ended(NamedTuple):
     problem: Exception | None = None
 
 
+class Death(NamedTuple):
+    """What is known of the end of an engine, or of why it can't answer."""
+
+    uuid: bytes = b""
+    exit_code: int | None = None
+    reason: str = ""
+    running: str = ""
+    postmortem: Postmortem = NOTHING_KNOWN
+
+
 class Gone(NamedTuple):
     """The call can't be answered any more on this engine."""
 
@@ -91,6 +113,7 @@ class Gone(NamedTuple):
     """It was running, or may have been."""
     running: str
     """Name of the call that was running there, if it was one of ours."""
+    postmortem: Postmortem = NOTHING_KNOWN
 
 
 class Sent(NamedTuple):

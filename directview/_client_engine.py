@@ -67,6 +67,12 @@ class KnownEngine:
         """New calls may be sent: they would not overtake any that are to be sent again."""
         return not self.awaiting and not self.asked
 
+    def begin_to_ask(self, mark: int) -> None:
+        """It is asked about all its calls: what was on the way to it and from it doesn't count."""
+        self.awaiting = mark
+        self.calls = self.bytes = 0
+        self.receiving.clear()
+
     def take(self) -> list[Call]:
         """Held calls that the credit allows now, as given; the first one always goes, however large."""
         taken = []

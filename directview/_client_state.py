@@ -31,6 +31,7 @@ from directview._client_batches import Outbound, aborts, questions, submits
 from directview._client_calls import (
     Answered,
     Call,
+    Death,
     Ended,
     EnginesChanged,
     Event,
@@ -67,6 +68,7 @@ from directview.wire.messages import (
     Welcome,
 )
 from directview.wire.parcels import Unpacked, unpack
+from directview.wire.postmortem import deaths
 from directview.wire.transfers import STANDARD, Pace
 
 __all__ = [
@@ -311,7 +313,7 @@ class ClientState:
                     self._unknown(call, engine)
             elif item.status == FORGOTTEN:
                 if call is not None:
-                    self._gone(call, message.engine, _GIVEN_UP, started=True)
+                    self._gone(call, message.engine, Death(reason=_GIVEN_UP), started=True)
             elif call is None:
                 self._acks.owe(message.engine, item.seq, item.nbytes, now)
             else:
@@ -322,7 +324,7 @@ class ClientState:
         id = engine.info.id
         match call.pending[id]:
             case Stage.ACCEPTED:
-                self._gone(call, id, "it does not know the call any more", started=True)
+                self._gone(call, id, Death(reason="it does not know the call any more"), started=True)
             case Stage.ASKED if id in call.aborting:
                 self._aborted(call, id)
             case Stage.ASKED:
@@ -411,12 +413,13 @@ class ClientState:
 
     def _lost(self, message: Lost) -> None:
         engine = self._engines.get(message.engine)
-        name = ""
+        death = Death(message.uuid, message.exit_code, message.reason, "", message.postmortem)
         if engine is not None and engine.info.uuid == message.uuid:
             engine.dead = True
             if message.started and message.started[0] in self.calls:
                 engine.running = self.calls[message.started[0]].name
-            name = engine.running
+            engine.running = engine.running or message.postmortem.running
+            death = death._replace(running=engine.running)
         for seqs, started in ((message.started, True), (message.queued, False)):
             for seq in seqs:
                 if engine is not None and seq == engine.awaiting:
@@ -424,43 +427,39 @@ class ClientState:
                     self._answered(engine)
                 call = self.calls.get(seq)
                 if call is not None and message.engine in call.pending:
-                    self._gone(
-                        call, message.engine, message.reason, started=started, uuid=message.uuid,
-                        exit_code=message.exit_code, running=name,
-                    )  # fmt: skip
+                    self._gone(call, message.engine, death, started=started)
 
-    def _gone(
-        self, call: Call, id: int, reason: str, *,
-        started: bool, uuid: bytes = b"", exit_code: int | None = None, running: str = "",
-    ) -> None:  # fmt: skip
+    def _gone(self, call: Call, id: int, death: Death, *, started: bool) -> None:
         self._end(call, id)
-        self._events.append(Gone(call, id, uuid, exit_code, reason, started, running))
+        uuid, exit_code, reason, running, known = death
+        self._events.append(Gone(call, id, uuid, exit_code, reason, started, running, known))
 
     def _engines_changed(self, message: Engines) -> None:
         self._admit_new()
         for info in message.joined:
             self._engine_joined(info)
         self._ask([info.id for info in message.joined])
-        for id, uuid, exit_code, reason in message.left:
+        for (id, uuid, exit_code, reason), known in deaths(message.left, message.postmortems):
             engine = self._engines.get(id)
             if engine is not None and engine.info.uuid == uuid:
-                self._engine_left(engine, exit_code, reason)
+                self._engine_left(engine, Death(uuid, exit_code, reason, engine.running, known))
         self._events.append(EnginesChanged(message))
 
-    def _engine_left(self, engine: KnownEngine, exit_code: int | None, reason: str) -> None:
+    def _engine_left(self, engine: KnownEngine, death: Death) -> None:
         """The engine is gone, and every call on it."""
-        id, uuid, running = engine.info.id, engine.info.uuid, engine.running
+        id = engine.info.id
         del self._engines[id]
         for calls, started in ((engine.given, True), (engine.unknown, False), (engine.held, False)):
             for call in calls.values():
-                self._gone(call, id, reason, started=started, uuid=uuid, exit_code=exit_code, running=running)
+                self._gone(call, id, death, started=started)
         self._acks.forget(id)
 
     def _engine_joined(self, info: EngineInfo) -> None:
         """Take note of an engine, which may be one that is known."""
         engine = self._engines.get(info.id)
         if engine is not None and engine.info.uuid != info.uuid:
-            self._engine_left(engine, None, "another engine has taken its place")
+            replaced = Death(engine.info.uuid, reason="another engine has taken its place")
+            self._engine_left(engine, replaced)
             engine = None
         if engine is None:
             self._engines[info.id] = KnownEngine(info, self._credit)
@@ -483,7 +482,7 @@ class ClientState:
         self._admit_new()
         for call in list(self.calls.values()):
             for id, stage in list(call.pending.items()):
-                self._gone(call, id, reason, started=stage is not Stage.HELD)
+                self._gone(call, id, Death(reason=reason), started=stage is not Stage.HELD)
         self._queries.clear()
 
     def _ask(self, ids: Sequence[int]) -> None:
@@ -496,14 +495,10 @@ class ClientState:
         aborting: dict[int, list[int]] = {}
         for id in ids:
             engine = self._engines[id]
-            uuid = engine.info.uuid
             self._mark += 1
-            engine.awaiting = self._mark
-            engine.calls = engine.bytes = 0
-            engine.receiving.clear()
-            items.append(ResumeItem(self._mark, id, uuid))
-            for seq, call in sorted(engine.given.items()):
-                items.append(ResumeItem(seq, id, uuid))
+            engine.begin_to_ask(self._mark)
+            items += [ResumeItem(seq, id, engine.info.uuid) for seq in (self._mark, *sorted(engine.given))]
+            for seq, call in engine.given.items():
                 if id in call.aborting:
                     aborting.setdefault(id, []).append(seq)
                 if call.pending[id] is Stage.SENT:
@@ -556,7 +551,7 @@ class ClientState:
                     engine.held[call.seq] = call
                     freed[id] = None
             for id in missing:
-                self._gone(call, id, "there is no such engine", started=False)
+                self._gone(call, id, Death(reason="there is no such engine"), started=False)
 
     def _submits(self) -> Iterator[Outbound]:
         """Calls that the credit allows now; a call goes to all its engines that can take it at once."""

@@ -521,6 +521,9 @@ class Core:
                 running=event.running,
                 method=event.call.name,
                 started=event.started,
+                memory=event.postmortem.memory,
+                peak_memory=event.postmortem.peak,
+                last_words=event.postmortem.said,
             )
         if task is not None and not ended:
             task.context.error = error

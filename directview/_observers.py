@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from directview.events import EngineEvent, EngineEvents
 from directview.wire.messages import EngineInfo, Engines
+from directview.wire.postmortem import NOTHING_KNOWN, Postmortem, deaths
 
 __all__ = ["Observers"]
 
@@ -85,11 +86,14 @@ class Observers:
         if before is None:
             self._seen.update(engines)  # there from the start
             return
-        left = {uuid: (code, why) for _, uuid, code, why in message.left} if message is not None else {}
+        left = {}
+        if message is not None:
+            for (_, uuid, code, why), known in deaths(message.left, message.postmortems):
+                left[uuid] = (code, why, known)
         for id, info in before.items():
             if id not in engines or engines[id].uuid != info.uuid:
-                exit_code, why = left.get(info.uuid, (None, reason))
-                self._tell(_event("left", info, exit_code=exit_code, reason=why))
+                exit_code, why, known = left.get(info.uuid, (None, reason, NOTHING_KNOWN))
+                self._tell(_event("left", info, exit_code=exit_code, reason=why, known=known))
         for id, info in engines.items():
             if id not in before or before[id].uuid != info.uuid:
                 self._tell(_event("joined", info, restarted=id in self._seen))
@@ -126,5 +130,9 @@ def _event(
     restarted: bool = False,
     exit_code: int | None = None,
     reason: str = "",
+    known: Postmortem = NOTHING_KNOWN,
 ) -> EngineEvent:
-    return EngineEvent(kind, info.id, info.uuid.hex(), info.pid, info.hostname, restarted, exit_code, reason)
+    return EngineEvent(
+        kind, info.id, info.uuid.hex(), info.pid, info.hostname, restarted, exit_code, reason,
+        known.running, known.memory, known.peak, known.said,
+    )  # fmt: skip

@@ -331,6 +331,9 @@ class EngineError(RemoteError):
         running: name of the call that it was running, if any.
         method: name of the call that this error answers.
         started: whether this call was, or may have been, running. One that was not has not run.
+        memory: bytes that the engine had in memory when that was last looked at; 0 if nobody did.
+        peak_memory: the most that it ever had; 0 if that is not known.
+        last_words: the end of its log: what the interpreter or C code wrote to stderr last.
     """
 
     def __init__(
@@ -343,6 +346,9 @@ class EngineError(RemoteError):
         running: str = "",
         method: str = "",
         started: bool = True,
+        memory: int = 0,
+        peak_memory: int = 0,
+        last_words: str = "",
     ) -> None:
         self.engine_id = engine_id
         self.engine_uuid = engine_uuid
@@ -350,9 +356,12 @@ class EngineError(RemoteError):
         self.reason = reason
         self.running = running
         self.started = started
+        self.memory = memory
+        self.peak_memory = peak_memory
+        self.last_words = last_words
         text = self._text(method)
         info = {"engine_id": engine_id, "engine_uuid": engine_uuid, "method": method}
-        super().__init__("EngineError", text, "", info)
+        super().__init__("EngineError", text, self._report(text), info)
 
     @property
     def signal_name(self) -> str:
@@ -385,6 +394,21 @@ class EngineError(RemoteError):
         elif not self.running or self.running != method:
             text += f"; {method or 'this call'} may have run"
         return text
+
+    def _report(self, text: str) -> str:
+        """What is known beside the error's own text: shown where other errors have a traceback."""
+        lines = []
+        if self.last_words:
+            lines.append(f"The log of engine {self.engine_id} ends with:")
+            lines += [f"  {line}" for line in self.last_words.splitlines()]
+        if self.memory or self.peak_memory:
+            seen = [
+                f"{nbytes / 1e6:,.0f} MB {when}"
+                for nbytes, when in ((self.memory, "when last seen"), (self.peak_memory, "at most"))
+                if nbytes
+            ]
+            lines.append(f"It had {', '.join(seen)} in memory.")
+        return "\n".join([*lines, f"EngineError: {text}"]) if lines else ""
 
     def __str__(self) -> str:
         return details(self).evalue

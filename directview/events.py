@@ -33,6 +33,14 @@ class EngineEvent:
     """Of one that left, where it was seen: negative for a signal, as of `subprocess`."""
     reason: str = ""
     """Why it left; empty if it ended in order."""
+    running: str = ""
+    """Names of the calls that it was running then, or might have been."""
+    memory: int = 0
+    """Bytes that it had in memory when that was last looked at; 0 if nobody did."""
+    peak_memory: int = 0
+    """The most that it ever had; 0 if that is not known."""
+    last_words: str = ""
+    """The end of its log: what the interpreter or C code wrote to stderr last."""
 
 
 class EngineEvents(AsyncIterator[EngineEvent]):

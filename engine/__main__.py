@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import sys
 
 from directview.engine._shell import EngineShell
@@ -19,6 +20,8 @@ def run(options: EngineOptions) -> int:
         The exit code: 0 after an orderly end, 1 if it could not register; stderr says why.
     """
     log = sys.stderr
+    # What a crash in C code was doing goes to the log, and from there into the errors of its calls.
+    faulthandler.enable(log)
     try:
         with asyncio.Runner() as runner:
             loop = runner.get_loop()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,4 +45,12 @@ async def _describe(info: ConnectionInfo) -> str:
         f"{engine['hostname']}{'' if engine['connected'] else ' (not connected)'}"
         for engine in found["engines"]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_death, found["deaths"])])
+
+
+def _death(death: dict[str, Any]) -> str:
+    """A line for an engine that died."""
+    when = time.strftime("%H:%M:%S", time.localtime(death["when"]))
+    running = f" while running {death['running']}" if death["running"] else ""
+    peak = f"; {death['peak_memory'] / 1e6:,.0f} MB at most" if death["peak_memory"] else ""
+    return f"engine {death['id']} died at {when}: {death['reason']}{running}{peak}"

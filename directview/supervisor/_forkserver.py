@@ -22,7 +22,7 @@ from typing import Any
 
 from directview.supervisor._child import become, fork
 from directview.supervisor._pipe import Pipe, PipeClosed
-from directview.supervisor._processes import exit_code_of, kill_session, pidfd_open
+from directview.supervisor._processes import exit_code_of, kill_session, peak_memory, pidfd_open
 from directview.supervisor.paths import command, environment
 
 __all__ = ["ForkServer", "RunEngine"]
@@ -154,11 +154,11 @@ class ForkServer:
             if found is None:
                 return
             kill_session(found.si_pid)
-            _, status = os.waitpid(found.si_pid, 0)
+            _, status, used = os.wait4(found.si_pid, 0)
             uuid = self._engines.pop(found.si_pid, None)
             if uuid is not None:
                 del self._pids[uuid]
-                self._send({"ended": uuid, "code": exit_code_of(status)})
+                self._send({"ended": uuid, "code": exit_code_of(status), "peak": peak_memory(used)})
 
     def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         self._pipe.send(message, fds)

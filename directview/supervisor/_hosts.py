@@ -50,6 +50,12 @@ class EngineHost(Protocol):
     def interrupt(self, uuid: bytes, client: bytes, seq: int) -> None:
         """Have the engine interrupt this call, if it is running it."""
 
+    def peak_of(self, uuid: bytes) -> int:
+        """The most bytes of memory that an engine had, asked once, when it has ended; 0 if nobody knows."""
+
+    def log_of(self, uuid: bytes) -> Path | None:
+        """Where an engine's descriptors 1 and 2 go; None if that is not known."""
+
     async def close(self) -> None:
         """Let go. Engines that are left are killed."""
 
@@ -81,6 +87,7 @@ class ForkServerHost:
         self._uuid = uuid
         self._interrupts: dict[bytes, int] = {}
         self._pidfds: dict[bytes, int] = {}
+        self._peaks: dict[bytes, int] = {}
         self._on_event: OnEvent = lambda event: None
         self._gone: asyncio.Future[None] | None = None
 
@@ -155,6 +162,10 @@ class ForkServerHost:
             write_interrupt(pipe, client, seq)
             self.signal(uuid, INTERRUPT_SIGNAL)
 
+    def peak_of(self, uuid: bytes) -> int:
+        """As the kernel told its parent."""
+        return self._peaks.pop(uuid, 0)
+
     async def close(self) -> None:
         """Tell the fork server to end, and wait until it has."""
         if self._gone is not None and not self._gone.done():
@@ -198,8 +209,9 @@ class ForkServerHost:
                 case {"failed": uuid, "reason": reason}:
                     self._forget(bytes.fromhex(uuid))
                     self._on_event(NotStarted(bytes.fromhex(uuid), reason))
-                case {"ended": uuid, "code": code}:
+                case {"ended": uuid, "code": code, "peak": peak}:
                     self._forget(bytes.fromhex(uuid))
+                    self._peaks[bytes.fromhex(uuid)] = peak
                     self._on_event(Ended(bytes.fromhex(uuid), code))
                 case _:
                     raise AssertionError(f"unknown message {message!r}")
@@ -259,6 +271,14 @@ class AdoptedHost:
         """Write the call's id into its pipe, then signal it."""
         write_interrupt(self._interrupts, client, seq)
         self.signal(uuid, INTERRUPT_SIGNAL)
+
+    def peak_of(self, uuid: bytes) -> int:
+        """That is for its parent to know."""
+        return 0
+
+    def log_of(self, uuid: bytes) -> Path | None:
+        """That is its starter's affair."""
+        return None
 
     async def close(self) -> None:
         """Stop watching."""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
 import psutil
 
-__all__ = ["exit_code_of", "is_stopped", "kill_session", "pidfd_open", "prepare_die_with_parent"]
+__all__ = [
+    "exit_code_of",
+    "is_stopped",
+    "kill_session",
+    "peak_memory",
+    "pidfd_open",
+    "prepare_die_with_parent",
+]
 
 _PR_SET_PDEATHSIG = 1
 # Loaded here, before any fork: a child should do as little as possible between its fork and the call.
@@ -73,6 +81,11 @@ def is_stopped(pid: int) -> bool:
         return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     except psutil.NoSuchProcess:
         return True
+
+
+def peak_memory(used: resource.struct_rusage) -> int:
+    """The most bytes that a process had in memory, of what `os.wait4` tells of it."""
+    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def pidfd_open(pid: int) -> int:

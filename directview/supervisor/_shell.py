@@ -46,6 +46,7 @@ from directview.supervisor._state import (
     StopAll,
     describe_exit,
 )
+from directview.supervisor._vitals import LOOK_EVERY, OUT_OF_MEMORY, Vitals, last_words
 from directview.supervisor.control import SupervisorFile
 from directview.supervisor.options import SupervisorOptions
 from directview.wire.messages import (
@@ -60,6 +61,7 @@ from directview.wire.messages import (
     Stop,
     Welcome,
 )
+from directview.wire.postmortem import Postmortem
 
 __all__ = ["Supervisor", "Uplink", "clean_folder", "tail"]
 
@@ -126,6 +128,7 @@ class Supervisor:
         self._vouching: asyncio.TimerHandle | None = None
         self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._started = time.time()
+        self._vitals = Vitals()
         self._fork_server_gone = asyncio.Event()
         if not fork_server_pid:
             self._fork_server_gone.set()
@@ -141,6 +144,7 @@ class Supervisor:
         if self._controller is not None or self._fork_server_pid:
             loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self._host.open(self.feed)
+        self._look()
         self._watch_launcher()
         try:
             await self._serve()
@@ -222,6 +226,12 @@ class Supervisor:
         self._perform(self.machine.tick(self._loop.time()))
         self._arm()
 
+    def _look(self) -> None:
+        """How much memory engines have is told when one has ended."""
+        pids = {engine.uuid: engine.pid for engine in self.machine.engines.values() if engine.pid}
+        self._vitals.look(pids, self._loop.time())
+        self._loop.call_later(LOOK_EVERY, self._look)
+
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -265,12 +275,21 @@ class Supervisor:
             _log.warning("clients can't be told why the cluster ends", exc_info=True)
 
     def _report_exit(self, uuid: bytes, exit_code: int | None, reason: str) -> None:
-        _log.info("engine %s ended: %s", uuid.hex()[:12], reason or "in order")
-        self._uplink.send(Exited(uuid, exit_code, reason))
+        log = self._host.log_of(uuid) if exit_code != 0 and self.machine.stopping is None else None
+        if reason == describe_exit(-signal.SIGKILL) and self._vitals.out_of_memory(self._loop.time()):
+            reason = OUT_OF_MEMORY
+        known = Postmortem(
+            self._vitals.forget(uuid), self._host.peak_of(uuid), last_words(log) if log is not None else ""
+        )
+        _log.info(
+            "engine %s ended: %s; memory %d MB when last seen, %d MB at most",
+            uuid.hex()[:12], reason or "in order", known.memory / 1e6, known.peak / 1e6,
+        )  # fmt: skip
+        self._uplink.send(Exited(uuid, exit_code, reason, known))
         event = {"event": "ended", "uuid": uuid.hex(), "code": exit_code, "reason": reason}
-        if isinstance(self._host, ForkServerHost) and exit_code != 0 and self.machine.stopping is None:
-            event["log"] = str(self._host.log_of(uuid))
-            event["tail"] = tail(self._host.log_of(uuid))
+        if log is not None:
+            event["log"] = str(log)
+            event["tail"] = tail(log)
         self.tell(event)
         for future in self._ended_waiters.pop(uuid, []):
             if not future.done():
@@ -478,7 +497,12 @@ class Supervisor:
             "controller": self._controller.pid if self._controller is not None else 0,
             "fork_server": self._fork_server_pid,
             "engines": [
-                {"uuid": engine.uuid.hex(), "pid": engine.pid, "phase": engine.phase.value}
+                {
+                    "uuid": engine.uuid.hex(),
+                    "pid": engine.pid,
+                    "phase": engine.phase.value,
+                    "memory": self._vitals.memory(engine.uuid),
+                }
                 for engine in self.machine.engines.values()
             ],
         }

@@ -101,9 +101,10 @@ def _files() -> Counter[str]:
 
 
 def _paths(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if not path.is_dir():
-            yield path
+    # Not rglob: it fails when a folder goes while it looks.
+    for base, _, names in os.walk(folder):
+        for name in names:
+            yield Path(base, name)
 
 
 @contextmanager

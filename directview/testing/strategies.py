@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from directview.wire import messages
 from directview.wire.messages import BALANCED, MAX_COUNT, MAX_ID, Message
+from directview.wire.postmortem import Postmortem
 
 __all__ = ["KINDS", "any_message", "fields_of"]
 
@@ -59,6 +60,7 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         )
     )  # fmt: skip
     infos = _build(messages.EngineInfo, _ids, uuids, _counts, _texts, _texts, _bodies)
+    postmortems = _build(Postmortem, st.integers(0, MAX_COUNT), st.integers(0, MAX_COUNT), _texts, _texts)
     per_engine = _tuples(st.tuples(_ids, _seqs))
     fields: dict[type[Any], tuple[st.SearchStrategy[Any], ...]] = {
         messages.Hello: (
@@ -81,12 +83,14 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         messages.Grant: (uuids, _counts, _ids, _ways, _counts),
         messages.Abort: (uuids, per_engine),
         messages.Output: (uuids, _ids, _counts, _counts, st.sampled_from(["stdout", "stderr"]), _texts),
-        messages.Lost: (uuids, _ids, maybe, _codes, _texts, _seqs, _seqs),
-        messages.Engines: (_tuples(infos), _tuples(st.tuples(_ids, uuids, _codes, _texts))),
+        messages.Lost: (uuids, _ids, maybe, _codes, _texts, _seqs, _seqs, postmortems),
+        messages.Engines: (
+            _tuples(infos), _tuples(st.tuples(_ids, uuids, _codes, _texts)), _tuples(postmortems),
+        ),
         messages.Credit: (_ids, _counts, _counts),
         messages.Query: (_counts, _texts, st.dictionaries(_texts, _trees, max_size=3)),
         messages.Answer: (_counts, st.booleans(), _trees),
-        messages.Exited: (uuids, _codes, _texts),
+        messages.Exited: (uuids, _codes, _texts, postmortems),
         messages.Interrupt: (uuids, uuids, _counts),
         messages.Launch: (st.integers(1, 65_536), _counts),
         messages.Stop: (maybe, _texts),

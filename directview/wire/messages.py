@@ -68,6 +68,7 @@ from directview.wire.fields import (
     uuid,
     uuid_or_empty,
 )
+from directview.wire.postmortem import NOTHING_KNOWN, Postmortem, postmortem
 
 __all__ = [
     "ARGUMENT",
@@ -321,12 +322,15 @@ class Lost(NamedTuple):
     """Seqs that were, or may have been, running."""
     queued: tuple[int, ...]
     """Seqs that never ran."""
+    postmortem: Postmortem = NOTHING_KNOWN
 
 
 class Engines(NamedTuple):
     joined: tuple[EngineInfo, ...]
     left: tuple[tuple[int, bytes, int | None, str], ...]
     """(id, uuid, exit code, reason); an empty reason means that it ended in order."""
+    postmortems: tuple[Postmortem, ...] = ()
+    """What else is known of each that left; empty if that is nothing."""
 
 
 class Credit(NamedTuple):
@@ -351,6 +355,7 @@ class Exited(NamedTuple):
     uuid: bytes
     exit_code: int | None
     reason: str
+    postmortem: Postmortem = NOTHING_KNOWN
 
 
 class Interrupt(NamedTuple):
@@ -515,13 +520,15 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     10: (Grant, (uuid, _count, _id, _way, _count)),
     11: (Abort, (uuid, _per_engine)),
     12: (Output, (uuid, _id, _count, _count, one_of("stdout", "stderr"), text(CHUNK_BYTES))),
-    13: (Lost, (uuid, _id, uuid_or_empty, optional(integer(-256, 1 << 32)), _prose, _seqs, _seqs)),
+    13: (Lost, (uuid, _id, uuid_or_empty, optional(integer(-256, 1 << 32)), _prose, _seqs, _seqs,
+                postmortem)),
     14: (Engines, (many(_engine_info),
-                   many(record(plain, _id, uuid, optional(integer(-256, 1 << 32)), _prose)))),
+                   many(record(plain, _id, uuid, optional(integer(-256, 1 << 32)), _prose)),
+                   many(postmortem))),
     15: (Credit, (_id, _count, _count)),
     16: (Query, (_count, _name, params)),
     17: (Answer, (_count, boolean, tree)),
-    18: (Exited, (uuid, optional(integer(-256, 1 << 32)), _prose)),
+    18: (Exited, (uuid, optional(integer(-256, 1 << 32)), _prose, postmortem)),
     19: (Interrupt, (uuid, uuid, _count)),
     20: (Launch, (integer(1, 65_536), _count)),
     21: (Stop, (uuid_or_empty, _prose)),

@@ -49,6 +49,7 @@ from directview.wire.messages import (
     decode,
     encode,
 )
+from directview.wire.postmortem import Postmortem
 
 LEASE, GRACE = 5.0, 1.0
 
@@ -474,9 +475,10 @@ def test_an_engine_that_does_not_come_back_in_time_is_dead() -> None:
     assert here.heard("c") == []
     here.wait(GRACE)
     lost, more, left = here.heard("c")
-    assert lost == Lost(uuid("c"), 0, uuid("e0"), None, "cut", (1, 2), ())
-    assert more == Lost(uuid("c"), 0, uuid("e0"), None, "cut", (), (3, 4))
-    assert left == Engines((), ((0, uuid("e0"), None, "cut"),))
+    known = Postmortem(running="call1")
+    assert lost == Lost(uuid("c"), 0, uuid("e0"), None, "cut", (1, 2), (), known)
+    assert more == Lost(uuid("c"), 0, uuid("e0"), None, "cut", (), (3, 4), known)
+    assert left == Engines((), ((0, uuid("e0"), None, "cut"),), (known,))
     assert here.heard("d") == [left]
     assert here.heard("s") == [Stop(uuid("e0"), "cut")]
     assert here.others[-1] == Persist({uuid("e1"): 1, uuid("c"): -1, uuid("d"): -1})
@@ -521,16 +523,34 @@ def test_results_that_were_sent_before_the_end_still_count() -> None:
     """The exit report may overtake them: it comes over another connection."""
     here = house()
     here.hear("c", calls(1, 2))
-    here.hear("s", Exited(uuid("e0"), -9, "killed"))
+    here.hear("s", Exited(uuid("e0"), -9, "killed", Postmortem(1000, 2000, "Bus error")))
     assert here.heard("c") == []
     here.hear("e0", results(1))
     here.wait(EXIT_DRAIN)
     result, lost, left = here.heard("c")
     assert result == results(1)
-    assert lost == Lost(uuid("c"), 0, uuid("e0"), -9, "killed", (2,), ())
-    assert left == Engines((), ((0, uuid("e0"), -9, "killed"),))
+    known = Postmortem(1000, 2000, "Bus error", "call2")
+    assert lost == Lost(uuid("c"), 0, uuid("e0"), -9, "killed", (2,), (), known)
+    assert left == Engines((), ((0, uuid("e0"), -9, "killed"),), (known,))
     assert here.expelled() == ["e0"]
     assert here.heard("s") == []
+
+
+def test_what_engines_were_running_is_told_of_every_client_that_had_calls_there() -> None:
+    """Of each the first one that was given; and the status remembers the death, but no orderly end."""
+    here = house(2, clients=("c", "d"))
+    here.hear("c", calls(1, 2))
+    here.hear("d", calls(7, client="d"))
+    here.hear("s", Exited(uuid("e0"), -11, "killed by SIGSEGV", Postmortem(said="Fatal Python error")))
+    here.hear("s", Exited(uuid("e1"), 0, ""))
+    here.lose("e0")
+    here.lose("e1")
+    (event,) = [m for m in here.heard("d") if isinstance(m, Engines) and m.left[0][0] == 0]
+    assert event.postmortems == (Postmortem(said="Fatal Python error", running="call1, call7"),)
+    here.hear("c", Query(1, "status", {}))
+    (death,) = here.heard("c")[-1].value["deaths"]  # type: ignore[union-attr]
+    assert (death["id"], death["exit_code"], death["running"]) == (0, -11, "call1, call7")
+    assert death["last_words"] == "Fatal Python error"
 
 
 def test_whichever_comes_first_the_cut_or_the_report_the_engine_is_dead_at_once_after_both() -> None:

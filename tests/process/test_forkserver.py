@@ -265,7 +265,8 @@ def test_a_killed_engine_is_reported_with_its_signal_and_its_processes_end(tmp_p
         os.kill(first["pid"], signal.SIGKILL)
         report = f.receive()
         assert isinstance(report, Exited)
-        assert report == Exited(bytes.fromhex(first["uuid"]), -9, "killed by SIGKILL")
+        assert report[:3] == (bytes.fromhex(first["uuid"]), -9, "killed by SIGKILL")
+        assert report.postmortem.peak > 1_000_000
         until(lambda: all(gone(pid) for pid in first["children"]), "its processes")
         assert not gone(second["pid"])
         assert not any(gone(pid) for pid in second["children"])
@@ -277,7 +278,8 @@ def test_a_deaf_engine_is_killed_after_the_grace(tmp_path: Path) -> None:
         (engine,) = f.engines(1)
         f.send(Stop(bytes.fromhex(engine["uuid"]), "enough"))
         report = f.receive()
-        assert report == Exited(bytes.fromhex(engine["uuid"]), -9, "enough")
+        assert isinstance(report, Exited)
+        assert report[:3] == (bytes.fromhex(engine["uuid"]), -9, "enough")
 
 
 def test_a_deaf_controller_does_not_hold_up_the_end(tmp_path: Path) -> None:
@@ -329,7 +331,9 @@ def test_control_requests(tmp_path: Path) -> None:
         assert isinstance(f.receive(), Exited)
         until(lambda: [e["uuid"] for e in f.ask("status")["engines"]] == [started], "one engine left")
         (again,) = f.ask("restart-engines", engines=[[started, 1]])
-        assert f.receive() == Exited(bytes.fromhex(started), -15, "restarted")
+        report = f.receive()
+        assert isinstance(report, Exited)
+        assert report[:3] == (bytes.fromhex(started), -15, "restarted")
         f.ask("stop-engines", uuids=[again])
         assert f.ask("status")["engines"] == []
         with pytest.raises(LaunchError, match="no engine"):
