@@ -44,7 +44,6 @@ header and frames untouched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -589,13 +588,3 @@ def frames_of(message: Message) -> int:
     if isinstance(message, Item):
         return message.nframes
     return 0
-
-
-def split_frames(counts: Sequence[int], frames: Sequence[Any]) -> list[Sequence[Any]]:
-    """Deal `frames` out to items that own `counts` of them each, in order."""
-    dealt = []
-    position = 0
-    for count in counts:
-        dealt.append(frames[position : position + count])
-        position += count
-    return dealt

@@ -27,7 +27,6 @@ from directview.wire.messages import (
     decode,
     encode,
     frames_of,
-    split_frames,
 )
 
 TIMES = 50 if os.environ.get("DIRECTVIEW_HYPOTHESIS") == "long" else 1
@@ -223,4 +222,3 @@ def test_frames_belong_to_calls_results_and_chunks() -> None:
     assert frames_of(Result(CLIENT, 0, (ResultItem(1, 0, 0.0, 0.0, 0, 3, b""),))) == 3
     assert frames_of(Chunk(CLIENT, 1, (0,), 0, 0)) == 1
     assert frames_of(Ack(CLIENT, 1, ())) == 0
-    assert [list(part) for part in split_frames([1, 0, 2], ["a", "b", "c"])] == [["a"], [], ["b", "c"]]
