@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 
+from directview._log_writing import ProcessLog, text_handler
 from directview.controller._shell import ControllerShell
 from directview.controller.options import ControllerOptions
 from directview.errors import DirectViewError
@@ -22,9 +24,8 @@ def run(options: ControllerOptions) -> int:
         The exit code: 0 after an orderly end, 1 if it could not start. What went wrong is written to
         ``options.ready_fd`` if that is given, otherwise to stderr.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, handlers=[text_handler("%(levelname)s %(name)s: %(message)s")])
+    log = ProcessLog("controller", Path(options.folder) / "controller.jsonl", options.log_level, "")
     try:
         asyncio.run(ControllerShell(options).run())
     except (DirectViewError, OSError, ValueError) as error:
@@ -36,6 +37,8 @@ def run(options: ControllerOptions) -> int:
                 pass
         print(f"directview controller: {error}", file=sys.stderr)
         return 1
+    finally:
+        log.close()
     return 0
 
 

@@ -253,6 +253,8 @@ class ControllerShell:
 
     def _turn(self) -> None:
         send = self._router.send
+        while self._machine.diary:
+            log.info("%s", self._machine.diary.popleft())
         for effect in self._machine.flush():
             match effect:
                 case Send((route,), header, frames):

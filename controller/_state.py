@@ -31,6 +31,7 @@ does what waits for an engine that begins anew: both come again.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -67,6 +68,7 @@ EXIT_DRAIN: Final = 0.1
 still stands: results that it sent before it ended may be on their way."""
 _MOST_SEQS: Final = 16_384
 """Calls that one message names, where it could be any number: a header has its limit."""
+_DIARY: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Controller:
         """Engines to which calls may be dispatched with the next flush."""
         self.passed_on: dict[int, tuple[bytes, int, bytes]] = {}
         """Queries that supervisors are to answer: number → (client, its number, supervisor)."""
+        self.diary: deque[str] = deque(maxlen=_DIARY)
+        """What the log is to say; the shell takes it out."""
         self._effects: list[Effect] = []
         self._known_changed = False
         self._query_number = 0
@@ -225,6 +229,10 @@ class Controller:
         """Write `text` into the log."""
         self._effects.append(Note(text))
 
+    def tell(self, text: str) -> None:
+        """Have `text` written into the log: nothing is wrong, but somebody may want to know."""
+        self.diary.append(text)
+
     def expel(self, route: bytes, reason: str, now: float) -> None:
         """Close this connection and count it as lost."""
         self._effects.append(Expel(route, reason))
@@ -243,6 +251,8 @@ class Controller:
             self._effects.append(Expel(route, refusal.reason))
             return
         self._effects.append(Admit(route))
+        back = " is back" if hello.resuming else " came"
+        self.tell(f"{hello.role} {hello.uuid.hex()[:12]}{back}: process {hello.pid} on {hello.hostname}")
         replaced = {
             "engine": self._greet_engine,
             "client": self._greet_client,
@@ -296,6 +306,7 @@ class Controller:
     def _greet_engine(self, route: bytes, hello: Hello, now: float) -> bytes | None:
         """It begins anew: what it has is what it says that it holds."""
         engine, replaced = self.registry.join_engine(hello, route)
+        self.tell(f"engine {hello.uuid.hex()[:12]} is engine {engine.id}")
         engine.queue.drain()
         engine.aborts.clear()
         self._known_changed = True
@@ -331,6 +342,8 @@ class Controller:
     def lost(self, route: bytes, reason: str, now: float) -> None:
         """A connection is gone, and everything that came over it has been received."""
         peer = self.registry.routes.pop(route, None)
+        if peer is not None:
+            self.tell(f"the connection of {_role(peer)} {peer.uuid.hex()[:12]} is gone: {reason}")
         match peer:
             case None:
                 pass
@@ -367,6 +380,7 @@ class Controller:
 
         What it has aborted is interrupted still: to close a client is not to let a cancelled call run on.
         """
+        self.tell(f"client {client.uuid.hex()[:12]} is gone: process {client.pid} on {client.hostname}")
         self.history.client_gone(client.uuid, now)
         self.registry.remove_client(client)
         self._known_changed = True
@@ -411,6 +425,7 @@ class Controller:
         if not engine.ended and supervisor is not None:
             self.send(supervisor.route, Stop(engine.uuid, reason))
         self.registry.remove_engine(engine)
+        self.tell(f"engine {engine.id} is gone: {reason}")
         engine.aborts.clear()
         self._known_changed = True
         dispatched, waiting = engine.queue.drain()

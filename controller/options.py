@@ -42,6 +42,9 @@ class ControllerOptions:
     log: str = ""
     """Where the descriptors 1 and 2 go to already; empty: a terminal."""
 
+    log_level: str | int = ""
+    """The least level that is logged; empty: what DIRECTVIEW_LOG_LEVEL says, or ``info``."""
+
     def __post_init__(self) -> None:
         if self.policy not in ("stop", "wait"):
             raise ValueError(f"policy must be 'stop' or 'wait', got {self.policy!r}")

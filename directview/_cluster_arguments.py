@@ -29,9 +29,7 @@ _INSTEAD: Final = {
     "controller_args": "use the arguments of Cluster",
     "engine_args": "use the arguments of Cluster",
 }
-_HARMLESS: Final = frozenset(
-    {"log_level", "delay", "send_engines_connection_env", "engine_timeout", "config", "parent"}
-)
+_HARMLESS: Final = frozenset({"delay", "send_engines_connection_env", "engine_timeout", "config", "parent"})
 
 
 def check_arguments(n: int | None, engines: str, start_method: str, unsupported: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ from directview.wire.session import Session
 
 __all__ = ["Core", "Request"]
 
-log: Final = logging.getLogger("directview")
+log: Final = logging.getLogger("directview.client")
 
 _FAREWELL: Final = 1.0
 _STREAMS: Final = ("stdout", "stderr")
@@ -149,6 +149,7 @@ class Core:
         )
 
     def _welcomed(self, message: Welcome) -> None:
+        log.info("client %s is connected to cluster %s", self.uuid.hex()[:12], self._info.cluster_id)
         self._state.welcome(message)
         self._note_engines()
         self.observers.changed(self.engines)
@@ -161,6 +162,7 @@ class Core:
     def _gone(self, reason: str) -> None:
         """No controller any more: everything outstanding ends."""
         self._stopped = self._stopped or f"the controller at {self._info.where} is gone: {reason}"
+        log.info("client %s gives up: %s", self.uuid.hex()[:12], self._stopped)
         self._take_inbox()
         self._abandon()
         self._process(self._state.events())

@@ -56,7 +56,7 @@ class SupervisorProcess:
 
     def _start(self, options: SupervisorOptions, lifeline: socket.socket) -> subprocess.Popen[bytes]:
         read_end, write_end = os.pipe()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
         try:
             with os.fdopen(os.open(self.log, flags, 0o600), "wb") as log:
                 process = subprocess.Popen(

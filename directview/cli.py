@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from directview.commands import clusters, demo, starting, status
+from directview.commands import clusters, demo, logs, starting, status
 
 __all__ = ["main"]
 
@@ -35,6 +35,7 @@ for _command in (
     clusters.stop,
     clusters.list_clusters,
     status.status,
+    logs.logs,
     starting.add_engines,
     starting.controller,
     starting.engine,

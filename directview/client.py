@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, SupportsIndex, 
 from directview import _checking, connection
 from directview._binding import Binding
 from directview._client_control import Controls
+from directview._client_log import ClientLog
 from directview._core import Core
 from directview.balanced import LoadBalancedView
 from directview.connection import ConnectionInfo
@@ -63,6 +64,8 @@ class Client(Controls):
         reconnect_timeout: seconds to wait for another controller when this one is gone, for clusters that
             are started to outlive it.
         cluster: the Cluster that this client belongs to; it lives as long as the client.
+        log_level: what to write into the cluster's folder, for `directview logs`: ``"debug"``, ``"info"``,
+            ``"warning"``, ``"error"``; None: nothing, unless DIRECTVIEW_CLIENT_LOG_LEVEL says so.
         contents: fields of a connection file.
 
     Raises:
@@ -81,6 +84,7 @@ class Client(Controls):
         timeout: float = 10.0,
         reconnect_timeout: float = 60.0,
         cluster: Cluster | None = None,
+        log_level: str | int | None = None,
         **contents: Any,
     ) -> None:
         info = _find(url_or_file, profile, cluster_id, timeout, contents)
@@ -88,6 +92,7 @@ class Client(Controls):
         self.profile = info.profile
         self._block = False
         self._info = info
+        self._log = ClientLog(info.source, log_level)
         self._binding = Binding(info, timeout, reconnect_timeout)
         _open_clients.add(self)
         if "IPython" in sys.modules:
@@ -133,11 +138,13 @@ class Client(Controls):
             WouldBlockLoop: the client is bound to this thread's event loop: ``await rc.aclose()``.
         """
         self._binding.close()
+        self._log.close()
         _open_clients.discard(self)
 
     async def aclose(self) -> None:
         """`close` for event loops. May be cancelled, and repeated."""
         await self._binding.aclose()
+        self._log.close()
         _open_clients.discard(self)
 
     def __del__(self) -> None:

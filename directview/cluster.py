@@ -41,6 +41,7 @@ from directview._cluster_arguments import (
     uuids_of,
 )
 from directview._launch import SupervisorProcess, wait_for_process
+from directview._log_writing import level_number
 from directview._private_loop import run_here
 from directview.blocking import blocking
 from directview.client import Client
@@ -90,6 +91,8 @@ class Cluster:
             the last 10,000 (see `Client.db_query`).
         resilient: whether the cluster outlives its controller. If that dies, another one takes over, engines
             and clients come back to it, and every call still ends once. If not, all ends with it.
+        log_level: the least level that its processes log: ``"debug"``, ``"info"``, ``"warning"``,
+            ``"error"``; None: what DIRECTVIEW_LOG_LEVEL says, or ``"info"``. See ``directview logs``.
         shutdown_atexit: whether the cluster ends with this program. If not, `from_file` finds it again.
         start_timeout: seconds within which everything must be up.
         engines: only ``"local"``; other starters run ``directview engine`` themselves.
@@ -111,6 +114,7 @@ class Cluster:
         port: int = 0,
         store: str | os.PathLike[str] | None = None,
         resilient: bool = False,
+        log_level: str | int | None = None,
         shutdown_atexit: bool = True,
         start_timeout: float = 60.0,
         engines: str = "local",
@@ -131,6 +135,7 @@ class Cluster:
         self._port = port
         self._store = None if store is None else os.path.abspath(store)
         self._resilient = bool(resilient)
+        self._log_level = level_number(log_level)
         self._start_timeout = start_timeout
         self._start_method = start_method
         self._info: ConnectionInfo | None = None
@@ -231,7 +236,7 @@ class Cluster:
         folder = profile_folder(self.profile, create=True)
         # The controller takes the lock for good; asked here, the answer comes before anything is started.
         with ProfileLock(folder, self.profile):
-            for log in (*folder.glob("engine-*.log"), folder / "controller.log"):
+            for log in (*folder.glob("engine-*.*"), *folder.glob("client-*.*"), folder / "controller.log"):
                 log.unlink(missing_ok=True)
         return folder
 
@@ -250,6 +255,7 @@ class Cluster:
             port=self._port,
             store=self._store,
             policy=self._policy,
+            log_level=self._log_level,
             log=os.path.join(folder, "controller.log"),
         )
         return SupervisorOptions(
@@ -257,6 +263,7 @@ class Cluster:
             cluster_id=self.cluster_id,
             profile=self.profile,
             controller=controller.to_dict(),
+            log_level=self._log_level,
             policy=self._policy,
             n=n,
             grace=_GRACE,

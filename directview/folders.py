@@ -45,6 +45,7 @@ __all__ = [
     "ProfileLock",
     "TAKEOVER_FILES",
     "cluster_folders",
+    "folder_of_file",
     "private_folder",
     "profile_folder",
     "remove_folder",
@@ -170,6 +171,13 @@ def cluster_folders() -> Iterator[tuple[str | None, Path]]:
         for folder in entries:
             if folder.is_dir():
                 yield (unquote(folder.name) if named else None), folder
+
+
+def folder_of_file(path: str | os.PathLike[str]) -> Path | None:
+    """The cluster's folder in which a connection file lies; None if it was copied to somewhere else."""
+    folder = Path(path).parent
+    inside = folder.parent in (state_folder() / "profiles", runtime_folder() / "clusters")
+    return folder if inside and folder.is_dir() else None
 
 
 def sweep() -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import platform
 import signal
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from directview import _stream_calls, connection, operations
+from directview._log_writing import ProcessLog
 from directview.engine import _forked, _output
 from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
@@ -28,6 +31,7 @@ from directview.engine._state import EngineState
 from directview.engine._steps import Steps
 from directview.engine._streams import Streams
 from directview.engine.options import EngineOptions
+from directview.folders import folder_of_file
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
 from directview.wire.link import Heartbeat
@@ -35,6 +39,8 @@ from directview.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, Message, 
 from directview.wire.session import Session
 
 __all__ = ["EngineShell"]
+
+log: Final = logging.getLogger("directview.engine")
 
 _SLICE: Final = 0.002
 """Seconds of plain calls in a row before the loop gets its turn."""
@@ -67,6 +73,17 @@ class EngineShell:
         """Messages so far."""
         self._held_since: float | None = None
         self._reason = ""
+        self._log = self._open_log()
+
+    def _open_log(self) -> ProcessLog | None:
+        """Our own log, apart from the user's logging; None for an engine far from its cluster's folder."""
+        options = self._options
+        folder = Path(options.folder) if options.folder else folder_of_file(options.connection)
+        if folder is None:
+            return None
+        log.propagate = False
+        path = folder / f"engine-{options.uuid[:12]}.jsonl"
+        return ProcessLog("engine", path, options.log_level, log.name)
 
     async def run(self) -> str:
         """Register, and run calls until told to end.
@@ -117,6 +134,8 @@ class EngineShell:
         finally:
             self._outbox.close()
             self._session.close(_FAREWELL)
+            if self._log is not None:
+                self._log.close()
         return self._reason
 
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -154,6 +173,9 @@ class EngineShell:
         again = self._state.id >= 0
         self._incarnation = message.incarnation
         self._state.id = message.id
+        if self._log is not None:
+            self._log.called(f"engine.{message.id}")
+        log.info("%s as engine %d: process %d", "back" if again else "registered", message.id, os.getpid())
         uuid = self._options.uuid
         self._context.run(operations.bind, self._namespace.names, engine_id=message.id, engine_uuid=uuid)
         if again:
@@ -170,6 +192,7 @@ class EngineShell:
             self._state.receive(message, frames)
 
     def _lost(self, reason: str) -> None:
+        log.info("the connection to the controller was lost: %s", reason)
         with self._outbox.lock:
             self._state.link_lost()
 
@@ -177,6 +200,8 @@ class EngineShell:
         self._interrupts.end()
 
     def _end(self, reason: str) -> None:
+        if not self._ended.is_set():
+            log.info("ending: %s", reason)
         self._reason = self._reason or reason
         self._ended.set()
 

@@ -39,6 +39,9 @@ class EngineOptions:
     reconnect_timeout: float = 600.0
     """Seconds for which to look for another controller, in a cluster that outlives its controller."""
 
+    log_level: str | int = ""
+    """The least level that is logged; empty: what DIRECTVIEW_LOG_LEVEL says, or ``info``."""
+
     def __post_init__(self) -> None:
         for name, value in (("uuid", self.uuid), ("supervisor", self.supervisor)):
             if len(bytes.fromhex(value)) not in ((16,) if name == "uuid" else (0, 16)):

@@ -8,7 +8,15 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-__all__ = ["chosen", "ip_option", "plain_errors", "port_option", "resilient_option", "store_option"]
+__all__ = [
+    "chosen",
+    "ip_option",
+    "log_level_option",
+    "plain_errors",
+    "port_option",
+    "resilient_option",
+    "store_option",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +63,11 @@ store_option = click.option(
     metavar="PATH",
     type=click.Path(dir_okay=False, resolve_path=True),
     help="Keep the history of calls in this SQLite file. [default: the last calls, in memory]",
+)
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="The least level that is logged; see `directview logs`. [default: info]",
 )
 resilient_option = click.option(
     "--resilient",

@@ -13,6 +13,7 @@ import click
 from directview.commands.options import (
     chosen,
     ip_option,
+    log_level_option,
     plain_errors,
     port_option,
     resilient_option,
@@ -37,6 +38,7 @@ __all__ = ["add_engines", "controller", "engine", "start"]
 @port_option
 @store_option
 @resilient_option
+@log_level_option
 @plain_errors
 def start(
     n: int | None,
@@ -46,6 +48,7 @@ def start(
     port: int,
     store: str | None,
     resilient: bool,
+    log_level: str | None,
 ) -> None:
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
@@ -58,6 +61,7 @@ def start(
         port=port,
         store=store,
         resilient=resilient,
+        log_level=log_level,
         shutdown_atexit=not daemonize,
     )
     sys.exit(run(_start(cluster, daemonize)))
@@ -151,8 +155,16 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
 @port_option
 @store_option
 @resilient_option
+@log_level_option
 @plain_errors
-def controller(profile: str, ip: str | None, port: int, store: str | None, resilient: bool) -> None:
+def controller(
+    profile: str,
+    ip: str | None,
+    port: int,
+    store: str | None,
+    resilient: bool,
+    log_level: str | None,
+) -> None:
     """Run a controller alone, in the foreground; engines come by other commands.
 
     Where a --resilient one of this profile has died, this one takes over from it: same cluster, addresses,
@@ -175,6 +187,7 @@ def controller(profile: str, ip: str | None, port: int, store: str | None, resil
         port=port,
         store=store,
         policy="wait" if resilient or earlier is not None else "stop",
+        log_level=log_level or "",
     )
     sys.exit(serve(options))
 

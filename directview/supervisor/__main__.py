@@ -24,8 +24,10 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
+from directview._log_writing import ProcessLog, text_handler
 from directview.supervisor._child import become, fork
 from directview.supervisor._controller import ControllerProcess, run_fresh_controller
 from directview.supervisor._forkserver import ForkServer, RunEngine
@@ -109,7 +111,8 @@ def supervise(
         return engine()
     theirs.close()
     # Not before the forks: engines would have our handlers, and a user's `basicConfig` no effect.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[text_handler("%(message)s")])
+    log = ProcessLog("supervisor", Path(options.folder) / "supervisor.jsonl", options.log_level, "")
     _allow_many_files()
     host = ForkServerHost(Pipe(ours), options, uuid.hex())
     uplink = make_uplink(options, uuid)
@@ -117,8 +120,11 @@ def supervise(
     if options.controller is not None:
         controller = ControllerProcess(options.controller, options.sys_path, controller_pid, ready)
     supervisor = Supervisor(options, uuid, host, uplink, controller, fork_server_pid)
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        return runner.run(supervisor.run())
+    try:
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            return runner.run(supervisor.run())
+    finally:
+        log.close()
 
 
 def _allow_many_files() -> None:

@@ -112,6 +112,7 @@ class ForkServerHost:
                 "supervisor": self._uuid,
                 "wanted_id": wanted_id,
                 "folder": self._options.folder,
+                "log_level": self._options.log_level,
             }
         )
         try:
@@ -205,6 +206,7 @@ class ForkServerHost:
                 case {"started": uuid, "pid": pid}:
                     if fds:
                         self._pidfds[bytes.fromhex(uuid)] = fds[0]
+                    _log.info("engine %s started: process %d", uuid[:12], pid)
                     self._on_event(Started(bytes.fromhex(uuid), pid))
                 case {"failed": uuid, "reason": reason}:
                     self._forget(bytes.fromhex(uuid))

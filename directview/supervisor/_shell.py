@@ -22,6 +22,7 @@ from directview.folders import TAKEOVER_FILES, remove_folder, socket_path, stop_
 from directview.supervisor._control import ControlServer
 from directview.supervisor._controller import ControllerProcess
 from directview.supervisor._hosts import EngineHost, ForkServerHost
+from directview.supervisor._log_files import TIDY_SECONDS, tidy
 from directview.supervisor._processes import is_stopped, pidfd_open
 from directview.supervisor._state import (
     ControllerEnded,
@@ -146,6 +147,8 @@ class Supervisor:
         self._host.open(self.feed)
         self._look()
         self._watch_launcher()
+        if self.options.folder:
+            self._tidy_logs()
         try:
             await self._serve()
         except Exception as error:
@@ -154,6 +157,10 @@ class Supervisor:
         finally:
             await self._close()
         return 0
+
+    def _tidy_logs(self) -> None:
+        tidy(Path(self.options.folder), {f"engine-{uuid.hex()[:12]}" for uuid in self.machine.engines})
+        self._tidying = self._loop.call_later(TIDY_SECONDS, self._tidy_logs)
 
     async def _serve(self) -> None:
         if self._fork_server_pid:

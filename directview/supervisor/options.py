@@ -44,6 +44,9 @@ class SupervisorOptions:
     private: bool = False
     """Whether the folder is to be removed when nobody is left to do it."""
 
+    log_level: str | int = ""
+    """The least level that is logged; empty: what DIRECTVIEW_LOG_LEVEL says, or ``info``."""
+
     def to_json(self) -> str:
         """As text, for the pipe."""
         return json.dumps(dataclasses.asdict(self))
