@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from directview.wire.messages import Answer, Engines, ResultItem
 from directview.wire.parcels import Parcel, Unpacked
 from directview.wire.postmortem import NOTHING_KNOWN, Postmortem
-from directview.wire.transfers import STANDARD, Outgoing, Pace
+from directview.wire.transfers import Outgoing
 
 __all__ = [
     "Answered",
@@ -44,7 +44,6 @@ class Call:
         parcel: its payload. Chunked buffers are not copied: they must not change until `Sent`.
         context: whatever the submitter wants to find again in the events.
         flags: travel with it.
-        pace: in which steps chunked buffers go out.
     """
 
     __slots__ = (
@@ -59,7 +58,6 @@ class Call:
         parcel: Parcel,
         context: Any,
         flags: int = 0,
-        pace: Pace = STANDARD,
     ) -> None:
         self.seq = seq
         self.name = name
@@ -68,7 +66,8 @@ class Call:
         """Engines on which it has not ended, and where it is there."""
         self.unaccepted = len(self.pending)
         """How many of them may still need the payload."""
-        self.outgoing = Outgoing(parcel.chunks, self.pending, pace) if parcel.chunks else None
+        self.outgoing: Outgoing | None = None
+        """Its chunked buffers, on their way."""
         self.aborting: frozenset[int] = frozenset()
         """Engines on which it was aborted after it had been sent there."""
         self.context = context

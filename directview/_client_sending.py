@@ -60,15 +60,15 @@ class Sending:
 
     def chunks(self, now: float) -> Iterator[Outbound]:
         """What is to be sent now."""
-        moved, self._moved = self._moved, {}
+        # Those that wait first: there may be shared memory for them again.
+        moved, self._moved = {**self._held_back, **self._moved}, {}
         for seq, call in moved.items():
-            if call.outgoing is None:
-                continue
-            yield from self._ready(call, patient=True)
-            if call.outgoing.held_back:
-                self._held_back[seq] = call
-            else:
-                self._held_back.pop(seq, None)
+            if call.outgoing is not None:
+                yield from self._ready(call, patient=True)
+                if call.outgoing.held_back:
+                    self._held_back[seq] = call
+                else:
+                    self._held_back.pop(seq, None)
         if not self._held_back:
             self.deadline = None
         elif self.deadline is None:
@@ -86,5 +86,6 @@ class Sending:
 
     def _ready(self, call: Call, *, patient: bool) -> Iterator[Outbound]:
         assert call.outgoing is not None
-        for receivers, offset, chunk in call.outgoing.ready(patient):
-            yield Chunk(self._uuid, call.seq, receivers, ARGUMENT, offset), (chunk,)
+        for piece in call.outgoing.ready(patient):
+            where = (piece.offset, piece.place, piece.nbytes)
+            yield Chunk(self._uuid, call.seq, piece.receivers, ARGUMENT, *where), piece.frames

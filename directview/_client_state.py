@@ -42,6 +42,7 @@ from directview._client_calls import (
 )
 from directview._client_engine import KnownEngine, Receiving
 from directview._client_sending import Sending
+from directview.wire.arena import SharedMemory
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
@@ -69,7 +70,7 @@ from directview.wire.messages import (
 )
 from directview.wire.parcels import Unpacked, unpack
 from directview.wire.postmortem import deaths
-from directview.wire.transfers import STANDARD, Pace
+from directview.wire.transfers import STANDARD, Outgoing, Pace
 
 __all__ = [
     "Answered", "Call", "ClientState", "Ended", "EnginesChanged", "Event", "Gone", "Printed", "Sent", "Stage",
@@ -87,10 +88,11 @@ class ClientState:
 
     Args:
         uuid: the client's.
-        pace: in which steps large results are received.
+        pace: in which steps large buffers travel.
+        memory: for engines of this host.
     """
 
-    def __init__(self, uuid: bytes, pace: Pace = STANDARD) -> None:
+    def __init__(self, uuid: bytes, pace: Pace = STANDARD, memory: SharedMemory | None = None) -> None:
         self.uuid = uuid
         self.calls: dict[int, Call] = {}
         """Outstanding calls by seq, in order."""
@@ -98,6 +100,7 @@ class ClientState:
         self.incarnation = 0
         """Of the controller that welcomed last."""
         self._pace = pace
+        self._memory = memory
         self._connected = False
         self._engines: dict[int, KnownEngine] = {}
         self._credit = (1, 1)
@@ -135,6 +138,8 @@ class ClientState:
 
     def submit(self, call: Call) -> None:
         """Put a new call up for sending. Calls must come in the order of their seqs."""
+        if call.parcel is not None and call.parcel.chunks:
+            call.outgoing = Outgoing(call.parcel.chunks, call.pending, self._pace, self._memory)
         self.calls[call.seq] = call
         self.next_seq = call.seq + 1
         self._new.append(call)
@@ -353,6 +358,8 @@ class ClientState:
             self._leave_stage(call, engine)
             call.pending[id] = Stage.ACCEPTED
             self._payload_taken(call, id)
+        if self._memory is not None:
+            parcel.source = self._memory.open(parcel.arena)
         engine.receiving[item.seq] = Receiving(call, item, parcel)
         self._granting[id] = None
 
@@ -394,7 +401,7 @@ class ClientState:
             parcel: Unpacked | None = receiving.parcel
             problem = None
             try:
-                receiving.parcel.receive(message.offset, frames[0], receiving.granted)
+                receiving.parcel.receive_chunk(message, frames, receiving.granted)
             except (ProtocolError, MemoryError) as error:
                 parcel, problem = None, error
             self._granting[id] = None
@@ -405,7 +412,7 @@ class ClientState:
         engine = self._engines.get(message.engine)
         call = engine.given.get(message.seq) if engine is not None and not engine.awaiting else None
         if call is not None and call.outgoing is not None and call.pending[message.engine] is Stage.SENT:
-            call.outgoing.grant(message.engine, message.upto)
+            call.outgoing.grant(message.engine, message)
             self._sending.moved(call)
             self._now = now
 
@@ -577,8 +584,8 @@ class ClientState:
         granting, self._granting = self._granting, {}
         for id in granting:
             if id in self._engines:
-                for seq, upto in self._engines[id].due_grants(self._pace):
-                    yield Grant(self.uuid, seq, id, RESULT, upto), ()
+                for seq, *how_far in self._engines[id].due_grants(self._pace):
+                    yield Grant(self.uuid, seq, id, RESULT, *how_far), ()
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""

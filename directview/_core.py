@@ -47,6 +47,7 @@ from directview.errors import (
 )
 from directview.reply import ExecuteReply
 from directview.result import AsyncResult
+from directview.wire.arena import arena
 from directview.wire.curve import CurveKeys
 from directview.wire.exceptions import rebuild
 from directview.wire.host import proof
@@ -94,7 +95,7 @@ class Core:
         self.observers = Observers()
         self.memory = Memory()
         self._info = info
-        self._state = ClientState(self.uuid)
+        self._state = ClientState(self.uuid, memory=arena())
         self.lock = threading.Lock()
         self._seqs = itertools.count(1)
         self._inbox: list[Callable[[], None] | tuple[Sequence[Request], Slots, str, AsyncResult[Any]]] = []

@@ -192,7 +192,7 @@ class Targeted(Generic[K]):
         return _checking.is_index(self._targets if targets is None else targets)
 
     def _parcel(self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Parcel:
-        return pack((function, dump_arguments(args, kwargs, call=name)))
+        return pack((function, dump_arguments(args, kwargs, call=name)), arena=arena().reference)
 
     def _blocks(self, block: bool | None) -> bool:
         return self.block if block is None else block

@@ -123,7 +123,8 @@ class Runner:
         return self._steps.run_loaded(call.key, self._namespace, function, arguments)
 
     def _pack_value(self, call: Call, value: Any) -> Parcel:
-        return pack((self._namespace.dumps(value, part=f"the result of {call.name}"),))
+        packed = self._namespace.dumps(value, part=f"the result of {call.name}")
+        return pack((packed,), arena=arena().reference)
 
     def _pack_error(self, call: Call, error: BaseException) -> Parcel:
         if isinstance(error, NameError):

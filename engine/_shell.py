@@ -32,6 +32,7 @@ from directview.engine._steps import Steps
 from directview.engine._streams import Streams
 from directview.engine.options import EngineOptions
 from directview.folders import folder_of_file
+from directview.wire.arena import arena
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
 from directview.wire.link import Heartbeat
@@ -58,7 +59,7 @@ class EngineShell:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._state = EngineState()
+        self._state = EngineState(memory=arena())
         self._state.uuid = options.uuid_bytes
         self._namespace = Namespace()
         self._steps = Steps(self._namespace)

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from directview.wire.arena import SharedMemory
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
@@ -146,9 +147,10 @@ class EngineState:
 
     Args:
         pace: in which steps large payloads are received and sent.
+        memory: for those of this host.
     """
 
-    def __init__(self, pace: Pace = STANDARD) -> None:
+    def __init__(self, pace: Pace = STANDARD, memory: SharedMemory | None = None) -> None:
         self.id = -1
         self.uuid = b""
         self.to_cancel: list[Call] = []
@@ -156,6 +158,7 @@ class EngineState:
         """Clients that are gone for good, for the shell to take out: what goes on for them may end."""
         """Coroutine calls whose task is to be cancelled; emptied by the shell."""
         self._pace = pace
+        self._memory = memory
         self._connected = True
         self._clients: dict[bytes, _Client] = {}
         self._forgotten: OrderedDict[bytes, int] = OrderedDict()
@@ -226,7 +229,9 @@ class EngineState:
             call.parcel = unpack(item.body, frames, nobjects=2)
         except ProtocolError as error:
             call.problem = error
-        if not call.complete:
+        if call.parcel is not None and call.parcel.missing:
+            if self._memory is not None:
+                call.parcel.source = self._memory.open(call.parcel.arena)
             client.large[call.seq] = call
             self._granting[call.client] = client
             client.line.append(call)
@@ -261,7 +266,7 @@ class EngineState:
         if client is None or call is None or call.parcel is None or not call.parcel.missing:
             return
         try:
-            call.parcel.receive(message.offset, frames[0], call.granted)
+            call.parcel.receive_chunk(message, frames, call.granted)
         except (ProtocolError, MemoryError) as error:
             call.parcel, call.problem = None, error
             del client.large[call.seq]
@@ -310,6 +315,8 @@ class EngineState:
             self._drop_result(call)
 
     def _drop_result(self, call: Call) -> None:
+        if call.outgoing is not None:
+            call.outgoing.close()
         call.result = call.outgoing = None
         for calls in (self._results, self._sending, self._granted):
             calls.pop(call, None)
@@ -318,7 +325,7 @@ class EngineState:
         client = self._clients.get(message.client)
         call = client.retained.get(message.seq) if client is not None else None
         if call is not None and call in self._sending and call.outgoing is not None:
-            call.outgoing.grant(0, message.upto)
+            call.outgoing.grant(0, message)
             self._granted[call] = None
 
     def _abort(self, message: Abort) -> None:
@@ -423,7 +430,9 @@ class EngineState:
         assert call.result is not None
         parcel = call.result[1]
         if parcel is not None and parcel.chunks:
-            call.outgoing = Outgoing(parcel.chunks, (0,), self._pace)
+            if call.outgoing is not None:
+                call.outgoing.close()
+            call.outgoing = Outgoing(parcel.chunks, (0,), self._pace, self._memory)
             self._sending[call] = None
             self._granted.pop(call, None)
         self._results[call] = None
@@ -500,18 +509,21 @@ class EngineState:
         granting, self._granting = self._granting, {}
         for uuid, client in granting.items():
             for call in islice(client.large.values(), _RECEIVE_AT_ONCE):
-                assert call.parcel is not None
-                upto = due_grant(call.parcel.received, call.granted, call.parcel.size, self._pace)
+                parcel = call.parcel
+                assert parcel is not None
+                upto = due_grant(parcel.received, call.granted, parcel.size, self._pace)
                 if upto is not None:
                     call.granted = upto
-                    yield Grant(uuid, call.seq, self.id, ARGUMENT, upto), ()
+                    shared = parcel.source is not None
+                    yield Grant(uuid, call.seq, self.id, ARGUMENT, upto, parcel.received, shared), ()
 
     def _chunks(self) -> Iterator[Outbound]:
         granted, self._granted = self._granted, {}
         for call in granted:
             assert call.outgoing is not None
-            for _, offset, chunk in call.outgoing.ready():
-                yield Chunk(call.client, call.seq, (self.id,), RESULT, offset), (chunk,)
+            for piece in call.outgoing.ready(patient=False):
+                where = (piece.offset, piece.place, piece.nbytes)
+                yield Chunk(call.client, call.seq, (self.id,), RESULT, *where), piece.frames
             if not call.outgoing.receivers:
                 del self._sending[call]
 
@@ -522,6 +534,9 @@ class EngineState:
         self._connected = False
         for client in self._clients.values():
             self._forget_line(client)
+        for call in self._sending:
+            if call.outgoing is not None:
+                call.outgoing.close()
         for said in (self._answers, self._fresh):
             said.clear()
         for due in (self._results, self._granting, self._sending, self._granted):

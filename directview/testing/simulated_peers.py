@@ -379,7 +379,7 @@ class SimulatedClient(Peer):
         arguments = Packed(cast(bytes, msgpack.packb(work)), _halves(pattern(seq, work.argument_bytes)))
         parcel = pack((Packed(b"function", ()), arguments), chunk_bytes=self.cluster.pace.chunk)
         self.works[seq] = work
-        self.state.submit(ClientCall(seq, f"call{seq}", targets, parcel, None, pace=self.cluster.pace))
+        self.state.submit(ClientCall(seq, f"call{seq}", targets, parcel, None))
         self.turn_soon()
         return seq
 

@@ -15,7 +15,7 @@ Submit      5  client → controller → engine   calls, several at once, each f
 Accept      6  engine → controller → client   the engine has these calls whole; started or held
 Result      7  engine → controller → client   how calls ended; kept by the engine until Ack
 Ack         8  client → controller → engine   results received; the engine may forget them
-Chunk       9  sender → controller → receiver a piece of a large buffer; one frame
+Chunk       9  sender → controller → receiver a piece of a large buffer: a frame, or its place in an arena
 Grant      10  receiver → controller → sender send that transfer up to this many bytes
 Abort      11  client → controller → engine   end these calls: drop, cancel or interrupt them
 Output     12  engine → controller → client   what a call printed
@@ -30,7 +30,7 @@ Launch     20  controller → supervisor        start more engines
 Stop       21  controller → peer              end: yourself, or (to a supervisor) this engine
 Goodbye    22  peer → controller              I end in order; nothing of mine is outstanding
 Forget     23  controller → engine            this client is gone: drop what is queued and kept for it
-Release    24  receiver → controller → sender a shared-memory reference is no longer needed
+Release    24  receiver → controller → sender a reference to shared memory is needed no longer (reserved)
 Item       25  engine → controller → client   items of a stream (reserved)
 Demand     26  client → controller → engine   ask for more items of a stream, or end it (reserved)
 Signal     27  controller → supervisor        send an operating-system signal to this engine
@@ -283,6 +283,11 @@ class Chunk(NamedTuple):
     way: int
     offset: int
     """In the transfer: all chunked buffers of the call, end to end."""
+    place: int
+    """-1: the bytes are in the frame. Otherwise where they are in the sender's arena, and there is no frame:
+    see `directview.wire.arena`."""
+    nbytes: int
+    """Its size."""
 
 
 class Grant(NamedTuple):
@@ -292,6 +297,10 @@ class Grant(NamedTuple):
     way: int
     upto: int
     """Absolute offset in the transfer up to which chunks may be sent."""
+    received: int
+    """How far it has come: what lies before is needed no longer."""
+    shared: bool
+    """The receiver can read the arena that the call told of."""
 
 
 class Abort(NamedTuple):
@@ -515,8 +524,8 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     6: (Accept, (uuid, _id, _seqs, _seqs)),
     7: (Result, (uuid, _id, _results)),
     8: (Ack, (uuid, _count, _per_engine)),
-    9: (Chunk, (uuid, _count, many(_id, MAX_TARGETS), _way, _count)),
-    10: (Grant, (uuid, _count, _id, _way, _count)),
+    9: (Chunk, (uuid, _count, many(_id, MAX_TARGETS), _way, _count, integer(-1, MAX_COUNT), _count)),
+    10: (Grant, (uuid, _count, _id, _way, _count, _count, boolean)),
     11: (Abort, (uuid, _per_engine)),
     12: (Output, (uuid, _id, _count, _count, one_of("stdout", "stderr"), text(CHUNK_BYTES))),
     13: (Lost, (uuid, _id, uuid_or_empty, optional(integer(-256, 1 << 32)), _prose, _seqs, _seqs,
@@ -584,7 +593,7 @@ def frames_of(message: Message) -> int:
     if isinstance(message, Result):
         return sum([item.nframes for item in message.items])
     if isinstance(message, Chunk):
-        return 1
+        return 1 if message.place < 0 else 0
     if isinstance(message, Item):
         return message.nframes
     return 0

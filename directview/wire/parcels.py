@@ -9,8 +9,8 @@ pickle stream and its out-of-band buffers. Packing gives every stream and buffer
 - **chunked**: sent afterwards in `Chunk` messages as the receiver grants them. Only these still refer to
   the sender's memory once packing is over; everything else has been copied.
 
-A fourth place, a shared-memory reference, is an array in the descriptor's position; a reader that does
-not know the reference's kind refuses the parcel.
+A parcel with chunks tells of its sender's arena (`directview.wire.arena`): a receiver that can read it finds
+the bytes of chunks there, and copies them from there to where they belong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import msgpack
 import numpy as np
 
 from directview.wire import blocks
-from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, ProtocolError
+from directview.wire.arena import Reader
+from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, Chunk, ProtocolError
 
 __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
 
@@ -59,7 +60,11 @@ class Parcel(NamedTuple):
 
 
 def pack(
-    objects: Sequence[Packed], options: dict[str, Any] | None = None, *, chunk_bytes: int = CHUNK_BYTES
+    objects: Sequence[Packed],
+    options: dict[str, Any] | None = None,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    arena: bytes = b"",
 ) -> Parcel:
     """Pack `objects`.
 
@@ -67,6 +72,7 @@ def pack(
         objects: streams and buffers.
         options: plain data that travel with the call.
         chunk_bytes: parcels beyond this size travel as chunks. Other than in tests it is what it is.
+        arena: reference to the sender's arena, for receivers of chunks.
 
     Raises:
         ValueError: too many buffers, or options too large, to be described in one message.
@@ -100,7 +106,8 @@ def pack(
         else:
             chunks.append(memoryview(part))
             descriptors.append(size)
-    body = cast(bytes, msgpack.packb((counts, descriptors, options or {})))
+    told = (arena,) if chunks and arena else ()
+    body = cast(bytes, msgpack.packb((counts, descriptors, options or {}, *told)))
     if len(body) > _MAX_BODY:
         raise ValueError(f"the options of one call take {len(body)} bytes; at most {_MAX_BODY} travel in all")
     return Parcel(body, frames, chunks, len(body) + sum([len(frame) for frame in frames]))
@@ -122,10 +129,18 @@ def _pack_small(objects: Sequence[Packed]) -> Parcel | None:
 class Unpacked:
     """A parcel that has arrived, or (while `missing` is not 0) whose chunks are still on their way."""
 
-    __slots__ = ("_counts", "_current", "_filled", "_parts", "_to_fill", "options", "received", "size")
+    __slots__ = (
+        "_counts", "_current", "_filled", "_parts", "_to_fill", "arena", "options", "received", "size",
+        "source",
+    )  # fmt: skip
 
     def __init__(
-        self, counts: Sequence[int], parts: list[Any], to_fill: list[tuple[int, int]], options: dict[str, Any]
+        self,
+        counts: Sequence[int],
+        parts: list[Any],
+        to_fill: list[tuple[int, int]],
+        options: dict[str, Any],
+        arena: bytes = b"",
     ) -> None:
         self._counts = counts
         self._parts = parts
@@ -137,11 +152,21 @@ class Unpacked:
         self.size = sum([size for _, size in to_fill]) if to_fill else 0
         """Bytes that come as chunks."""
         self.received = 0
+        self.arena = arena
+        """Reference to its sender's arena."""
+        self.source: Reader | None = None
+        """That arena, if it can be read from here."""
 
     @property
     def missing(self) -> int:
         """Bytes of chunks that have not arrived yet."""
         return self.size - self.received
+
+    def receive_chunk(self, message: Chunk, frames: Sequence[Any], granted: int) -> bool:
+        """Put one chunk in its place, from its frame or from the sender's arena: see `receive`."""
+        if message.place < 0:
+            return self.receive(message.offset, frames[0], granted)
+        return self.receive_shared(message.offset, message.place, message.nbytes, granted)
 
     def receive(self, offset: int, chunk: Buffer, granted: int) -> bool:
         """Put one chunk in its place; False if it is not the next one (a repeated or stale chunk).
@@ -157,26 +182,64 @@ class Unpacked:
             ProtocolError: it goes farther.
             MemoryError: there is none for the buffer that begins in this chunk.
         """
+        if not self._expects(offset, len(chunk), granted):
+            return False
+        self._copy(memoryview(chunk).cast("B"))
+        self._advance(len(chunk))
+        return True
+
+    def receive_shared(self, offset: int, place: int, nbytes: int, granted: int) -> bool:
+        """Copy one chunk out of the sender's arena; False if it is not the next one, or not there any more.
+
+        Args:
+            offset: of the chunk's first byte in the transfer.
+            place: where it is in the arena.
+            nbytes: its size.
+            granted: how far the sender may go.
+
+        Raises:
+            ProtocolError: it goes farther, or there is no such arena.
+            MemoryError: there is none for the buffer that begins in this chunk.
+        """
+        if not self._expects(offset, nbytes, granted):
+            return False
+        if self.source is None:
+            raise ProtocolError("a chunk in an arena that can't be read from here")
+        try:
+            whole = self.source.read(place, nbytes, self._copy)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        if whole:
+            self._advance(nbytes)
+        return whole
+
+    def _expects(self, offset: int, nbytes: int, granted: int) -> bool:
         if offset != self.received:
             return False
-        rest = memoryview(chunk).cast("B")
-        if not 0 < len(rest) <= min(granted, self.size) - offset:
-            raise ProtocolError(
-                f"chunk of {len(rest)} bytes at {offset}: {granted} of {self.size} are granted"
-            )
-        while rest:
-            index, size = self._to_fill[self._current]
-            if self._filled == 0:
-                self._parts[index] = blocks.take(size)
-            piece = rest[: size - self._filled]
-            memoryview(self._parts[index])[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
-            self.received += len(piece)
-            rest = rest[len(piece) :]
-            if self._filled == size:
-                self._current += 1
-                self._filled = 0
+        if not 0 < nbytes <= min(granted, self.size) - offset:
+            raise ProtocolError(f"chunk of {nbytes} bytes at {offset}: {granted} of {self.size} are granted")
         return True
+
+    def _copy(self, rest: memoryview) -> None:
+        """Put bytes where the next ones belong. They count when `_advance` says so."""
+        current, filled = self._current, self._filled
+        while rest:
+            index, size = self._to_fill[current]
+            if filled == 0 and not isinstance(self._parts[index], np.ndarray):
+                self._parts[index] = blocks.take(size)
+            piece = rest[: size - filled]
+            self._parts[index][filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+            filled += len(piece)
+            rest = rest[len(piece) :]
+            if filled == size:
+                current, filled = current + 1, 0
+
+    def _advance(self, nbytes: int) -> None:
+        self.received += nbytes
+        self._filled += nbytes
+        while self._current < len(self._to_fill) and self._filled >= self._to_fill[self._current][1]:
+            self._filled -= self._to_fill[self._current][1]
+            self._current += 1
 
     def objects(self) -> list[Packed]:
         """The objects: streams as bytes, buffers as writable memory. Only when nothing is missing."""
@@ -208,11 +271,13 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
         ProtocolError: it is not a parcel of `nobjects` objects that owns exactly these frames.
     """
     try:
-        counts, descriptors, options = msgpack.unpackb(
+        counts, descriptors, options, *told = msgpack.unpackb(
             body, use_list=False, max_bin_len=MAX_HEADER_BYTES, strict_map_key=True
         )
         if not (type(counts) is type(descriptors) is tuple and type(options) is dict):
             raise ProtocolError("parcel: not (counts, descriptors, options)")
+        if told and (len(told) > 1 or type(told[0]) is not bytes):
+            raise ProtocolError("parcel: more than (counts, descriptors, options, arena)")
         if len(counts) != nobjects or sum(counts) != len(descriptors) or len(descriptors) > _MAX_PARTS:
             raise ProtocolError(f"parcel: expected {nobjects} objects, got {len(counts)}, or not their parts")
     except ProtocolError:
@@ -239,4 +304,4 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
             raise ProtocolError(f"parcel: unknown place ({type(descriptor).__name__})")
     if position != len(frames):
         raise ProtocolError(f"parcel: {len(frames)} frames, {position} announced")
-    return Unpacked(counts, parts, to_fill, options)
+    return Unpacked(counts, parts, to_fill, options, told[0] if told else b"")

@@ -4,6 +4,9 @@ One transfer may have several receivers (a push of one array to all engines). It
 that are at the same place: `Chunk.engines` names them, and the controller fans it out. Whoever sends says
 for how long those that have room wait for the others; then a receiver that falls behind gets its own
 chunks, so that a busy engine holds up nobody but itself.
+
+Receivers that can read the sender's arena get larger chunks, which lie there until all that were named have
+said that they have them.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS
+from directview.wire.arena import SharedMemory
+from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS, Grant
 
-__all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "due_grant"]
+__all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant"]
 
 GRANT_AHEAD: Final = WINDOW_CHUNKS * CHUNK_BYTES
 """Bytes of one transfer that may be on their way: a window of 16 chunks kept a relay at 1.9 GB/s in
@@ -26,7 +30,7 @@ class Pace(NamedTuple):
     """In which steps transfers go. Tests take small ones, to go through many with little data."""
 
     chunk: int = CHUNK_BYTES
-    """Bytes of a chunk; only a transfer's last one is smaller."""
+    """Bytes of a chunk in a frame; only a transfer's last one is smaller."""
     ahead: int = GRANT_AHEAD
     """Bytes that may be granted ahead of what has been received."""
 
@@ -46,65 +50,128 @@ def due_grant(received: int, granted: int, size: int, pace: Pace = STANDARD) -> 
     return min(size, received + pace.ahead)
 
 
-class Outgoing:
-    """The chunks of one transfer, for one or more receivers."""
+class Piece(NamedTuple):
+    """What one `Chunk` says, and its frames."""
 
-    __slots__ = ("_buffers", "_ends", "_granted", "_pace", "_sent", "size")
+    receivers: tuple[int, ...]
+    offset: int
+    place: int
+    nbytes: int
+    frames: tuple[memoryview, ...]
+
+
+class _Lent:
+    """A piece in the arena, and who has not read it yet."""
+
+    __slots__ = ("end", "place", "readers")
+
+    def __init__(self, end: int, place: int, readers: Iterable[int]) -> None:
+        self.end = end
+        self.place = place
+        self.readers = set(readers)
+
+
+class Outgoing:
+    """The chunks of one transfer, for one or more receivers.
+
+    Args:
+        buffers: what is to be sent.
+        receivers: to whom.
+        pace: in which steps.
+        arena: for those who can read it.
+    """
+
+    __slots__ = ("_arena", "_buffers", "_ends", "_granted", "_lent", "_pace", "_sent", "_shared", "size")
 
     def __init__(
-        self, buffers: Sequence[memoryview], receivers: Iterable[int], pace: Pace = STANDARD
+        self,
+        buffers: Sequence[memoryview],
+        receivers: Iterable[int],
+        pace: Pace = STANDARD,
+        arena: SharedMemory | None = None,
     ) -> None:
         self._buffers = list(buffers)
         self._ends = list(accumulate([len(buffer) for buffer in buffers]))
         self._pace = pace
+        self._arena = arena
         self.size = self._ends[-1] if self._ends else 0
         self._sent = dict.fromkeys(receivers, 0)
         self._granted = dict.fromkeys(self._sent, 0)
+        self._shared: set[int] = set()
+        self._lent: list[_Lent] = []
 
     @property
     def receivers(self) -> tuple[int, ...]:
         """Receivers that have not been sent everything yet."""
         return tuple(self._sent)
 
-    def grant(self, receiver: int, upto: int) -> None:
-        """`receiver` has room for bytes up to `upto`; grants never go back."""
+    def grant(self, receiver: int, message: Grant) -> None:
+        """`receiver` has room for more, and has what came before; grants never go back."""
         if receiver in self._sent:
-            self._granted[receiver] = max(self._granted[receiver], min(upto, self.size))
+            self._granted[receiver] = max(self._granted[receiver], min(message.upto, self.size))
+            if message.shared and self._arena is not None:
+                self._shared.add(receiver)
+        self._returned(receiver, message.received)
 
     def restart(self, receiver: int) -> None:
         """`receiver` has nothing of it (any more): begin again."""
         self._sent[receiver] = self._granted[receiver] = 0
+        self._shared.discard(receiver)
+        self._returned(receiver, self.size)
 
     def drop(self, receiver: int) -> None:
         """`receiver` needs nothing more."""
         self._sent.pop(receiver, None)
         self._granted.pop(receiver, None)
+        self._returned(receiver, self.size)
+
+    def close(self) -> None:
+        """Nobody needs anything more."""
+        self._sent.clear()
+        self._granted.clear()
+        for lent in self._lent:
+            lent.readers.clear()
+        self._returned(-1, 0)
+
+    def _returned(self, receiver: int, upto: int) -> None:
+        """`receiver` needs nothing any more of what lies before `upto`."""
+        if not self._lent:
+            return
+        assert self._arena is not None
+        left = []
+        for lent in self._lent:
+            if lent.end <= upto:
+                lent.readers.discard(receiver)
+            if lent.readers:
+                left.append(lent)
+            else:
+                self._arena.free(lent.place)
+        self._lent = left
 
     @property
     def held_back(self) -> bool:
-        """Somebody has room, and waits for others that have none or are behind."""
+        """Somebody has room, and waits: for others that have none or are behind, or for shared memory."""
         granted = self._granted
         return any([granted[receiver] > sent for receiver, sent in self._sent.items()])
 
-    def ready(self, patient: bool = True) -> Iterator[tuple[tuple[int, ...], int, memoryview]]:
-        """Chunks that may be sent now: (receivers, offset, bytes). Taking one counts it as sent.
+    def ready(self, patient: bool = True) -> Iterator[Piece]:
+        """Chunks that may be sent now. Taking one counts it as sent.
 
         Args:
             patient: only what goes to all that are furthest behind, so that each chunk is sent once as long
-                as all keep up, and those that fell behind find the others again. Otherwise whatever was
-                granted, in as few chunks as that takes.
+                as all keep up, and those that fell behind find the others again; and what can go through
+                shared memory only there. Otherwise whatever was granted, in as few chunks as that takes.
         """
         while True:
             chosen = self._choose(patient)
-            if chosen is None:
+            piece = None if chosen is None else self._piece(*chosen, patient)
+            if piece is None:
                 return
-            receivers, offset = chosen
-            chunk = self._at(offset)
-            for receiver in receivers:
-                self._sent[receiver] = offset + len(chunk)
+            for receiver in piece.receivers:
+                self._sent[receiver] = piece.offset + piece.nbytes
                 if self._sent[receiver] == self.size:
-                    self.drop(receiver)
-            yield receivers, offset, chunk
+                    del self._sent[receiver], self._granted[receiver]
+            yield piece
 
     def _choose(self, patient: bool) -> tuple[tuple[int, ...], int] | None:
         """Receivers to serve next, together: they are at one place."""
@@ -120,15 +187,32 @@ class Outgoing:
             # Impatient, and these have no room: the next ones.
         return None
 
-    def _at(self, offset: int) -> memoryview:
-        """One chunk. It may span buffers: small ones that lie side by side are copied together."""
+    def _piece(self, receivers: tuple[int, ...], offset: int, patient: bool) -> Piece | None:
+        """The next one for these receivers, or for those of them that share memory with us."""
+        arena = self._arena
+        near = tuple([receiver for receiver in receivers if receiver in self._shared])
+        if near and arena is not None:
+            room = min([self._granted[receiver] for receiver in near]) - offset
+            parts, nbytes = self._at(offset, min(arena.slot_bytes, room))
+            place = arena.put(parts)
+            if place is not None:
+                self._lent.append(_Lent(offset + nbytes, place, near))
+                return Piece(near, offset, place, nbytes, ())
+            if patient:
+                return None
+        parts, nbytes = self._at(offset, self._pace.chunk)
+        return Piece(
+            receivers, offset, -1, nbytes, (parts[0] if len(parts) == 1 else memoryview(b"".join(parts)),)
+        )
+
+    def _at(self, offset: int, room: int) -> tuple[list[memoryview], int]:
+        """What lies there, and its size. It may span buffers."""
         index = bisect_right(self._ends, offset)
         start = offset - (self._ends[index - 1] if index else 0)
-        room = self._pace.chunk
-        pieces = [self._buffers[index][start : start + room]]
-        room -= len(pieces[0])
-        while room and index + 1 < len(self._buffers):
+        parts = [self._buffers[index][start : start + room]]
+        size = len(parts[0])
+        while size < room and index + 1 < len(self._buffers):
             index += 1
-            pieces.append(self._buffers[index][:room])
-            room -= len(pieces[-1])
-        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+            parts.append(self._buffers[index][: room - size])
+            size += len(parts[-1])
+        return parts, size

@@ -80,7 +80,7 @@ def payload(size: int = 0) -> Parcel:
 
 
 def call(state: ClientState, *targets: int, size: int = 0) -> Call:
-    made = Call(state.next_seq, f"call{state.next_seq}", targets, payload(size), None, pace=PACE)
+    made = Call(state.next_seq, f"call{state.next_seq}", targets, payload(size), None)
     state.submit(made)
     return made
 

@@ -1,0 +1,304 @@
+"""Shared memory between processes of one host: the sender copies a piece in, the receiver copies it out.
+
+A piece of a large buffer that goes to a process of the same host need not go through sockets. The sender
+copies it into a slot of its *arena*, a memory file, and the message carries the slot's place. The receiver
+copies it out into ordinary memory and says how far it is, which frees the slot for a piece that follows.
+The same few slots are used again and again, so their pages are never fresh, and mostly in the cache.
+
+Nobody has to trust names or to tidy up. The receiver opens the arena through ``/proc/<pid>/fd/<fd>``: who
+can do that is on the same host, with the same process numbers, as the same user. The file has no name, so
+nothing is left when its last user ends, however that happens. And a slot says which piece it holds: each
+writing gives it another *place*, which is checked before and after it is read. So a message that was long
+on its way finds the slot taken by something else, and says so, instead of reading other bytes.
+
+Space is allocated before it is written. Writing to a page that the kernel can't supply ends a process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgpack
+import numpy as np
+
+__all__ = ["LIMIT_BYTES", "SLOT_BYTES", "Arena", "Mapped", "Reader", "SharedMemory", "arena", "trim"]
+
+SLOT_BYTES: Final = 4 << 20
+"""Bytes of a slot: of a piece that travels by one message. Smaller ones cost more messages, larger ones leave
+the caches of the processor."""
+LIMIT_BYTES: Final = 64 << 20
+"""Most bytes of one process's arena, unless ``DIRECTVIEW_SHARED_MEMORY`` says otherwise (MiB; 0: none)."""
+_IDLE_SECONDS: Final = 5.0
+_TOKEN_BYTES: Final = 16
+_HEADER_BYTES: Final = 4096
+"""Token and the places that the slots hold now. It bounds the number of slots."""
+_MOST_SLOTS: Final = (_HEADER_BYTES - _TOKEN_BYTES) // 8
+_MOST_MAPPED: Final = 64
+"""Arenas of others that a process keeps open."""
+_MOST_SLOT_BYTES: Final = 1 << 30
+_VARIABLE: Final = "DIRECTVIEW_SHARED_MEMORY"
+
+Bytes = np.ndarray[Any, Any]
+
+
+class SharedMemory(Protocol):
+    """Where pieces are put and found. State machines know no more of shared memory than this and `Reader`."""
+
+    slot_bytes: int
+    """Most bytes of a piece."""
+    reference: bytes
+    """By which others find what is put here. Empty: not at all."""
+
+    def put(self, parts: Sequence[memoryview]) -> int | None:
+        """Copy a piece in; its place, or None if there is no room now."""
+
+    def free(self, place: int) -> None:
+        """Nobody needs the piece any more."""
+
+    def open(self, reference: bytes) -> Reader | None:
+        """Another process's arena; None if it can't be read from here."""
+
+
+class Reader(Protocol):
+    """The other end: another process's arena."""
+
+    def read(self, place: int, size: int, take: Callable[[memoryview], None]) -> bool:
+        """Have `take` copy a piece out; False if the place holds something else by now, or did meanwhile."""
+
+
+def _limit() -> int:
+    given = os.environ.get(_VARIABLE, "")
+    if not given:
+        return LIMIT_BYTES
+    if not given.isdigit():
+        raise ValueError(
+            f"{_VARIABLE}={given!r}: say how many MiB of shared memory a process may use; 0 is none"
+        )
+    return int(given) << 20
+
+
+class Arena:
+    """This process's slots, and those of others that it reads. Nothing is allocated before the first piece.
+
+    Any thread may use it.
+
+    Args:
+        limit: most bytes; by default `LIMIT_BYTES` or what the environment says.
+        slot_bytes: bytes of a slot.
+
+    Raises:
+        ValueError: the environment's limit is no number.
+    """
+
+    def __init__(self, limit: int | None = None, slot_bytes: int = SLOT_BYTES) -> None:
+        self.slot_bytes = slot_bytes
+        self.reference = b""
+        self._limit = _limit() if limit is None else limit
+        self._fd = -1
+        self._map: mmap.mmap | None = None
+        self._places: Bytes = np.empty(0, np.int64)
+        self._idle: list[int] = []
+        """Slots that have memory and hold nothing; the last one was used last."""
+        self._allocated = 0
+        self._lent: dict[int, int] = {}
+        """Slots in use, by place."""
+        self._used_at = 0.0
+        self._opened: dict[bytes, Mapped | None] = {}
+        self._lock = threading.Lock()
+        slots = min(self._limit // slot_bytes, _MOST_SLOTS)
+        if slots > 0:
+            self._open(slots)
+
+    def _open(self, slots: int) -> None:
+        pid = os.getpid()
+        if not hasattr(os, "memfd_create") or not os.path.isdir(f"/proc/{pid}/fd"):
+            return
+        token = secrets.token_bytes(_TOKEN_BYTES)
+        try:
+            self._fd = os.memfd_create("directview-arena", os.MFD_CLOEXEC)
+            os.ftruncate(self._fd, _HEADER_BYTES + slots * self.slot_bytes)
+            os.posix_fallocate(self._fd, 0, _HEADER_BYTES)
+            self._map = mmap.mmap(self._fd, 0)
+        except OSError:
+            self.close()
+            return
+        self._map[:_TOKEN_BYTES] = token
+        self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
+        packed: Any = msgpack.packb((pid, self._fd, self.slot_bytes, slots, token))
+        self.reference = bytes(packed)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of shared memory that it occupies."""
+        return self._allocated * self.slot_bytes
+
+    def put(self, parts: Sequence[memoryview]) -> int | None:
+        """Copy a piece of at most `slot_bytes` into a slot.
+
+        Args:
+            parts: which make it up.
+
+        Returns:
+            Its place, to be passed to readers and to `free`; None if all slots are in use, or there is no
+            memory for another one.
+        """
+        with self._lock:
+            slot = self._idle.pop() if self._idle else self._allocate()
+            if slot is None or self._map is None:
+                return None
+            place = int(self._places[slot]) + len(self._places)
+            self._places[slot] = place  # before its bytes change: who still reads the old ones is told
+            self._lent[place] = slot
+        start = _HEADER_BYTES + slot * self.slot_bytes
+        for part in parts:
+            np.frombuffer(self._map, np.uint8, len(part), start)[:] = np.frombuffer(part, np.uint8)
+            start += len(part)
+        return place
+
+    def _allocate(self) -> int | None:
+        slot = self._allocated
+        if slot == len(self._places):
+            return None
+        try:
+            os.posix_fallocate(self._fd, _HEADER_BYTES + slot * self.slot_bytes, self.slot_bytes)
+        except OSError:
+            return None
+        self._allocated += 1
+        if not self._places[slot]:
+            self._places[slot] = slot
+        return slot
+
+    def free(self, place: int) -> None:
+        """The piece at this place is needed no longer. Places that hold nothing are no error."""
+        with self._lock:
+            slot = self._lent.pop(place, None)
+            if slot is not None:
+                self._places[slot] += len(self._places)
+                self._idle.append(slot)
+                self._used_at = time.monotonic()
+
+    def trim(self, seconds: float = _IDLE_SECONDS) -> None:
+        """Give the memory back if nothing has been put in for that long."""
+        if not self._allocated or self._lent or time.monotonic() - self._used_at < seconds:
+            return
+        with self._lock:
+            if self._map is not None and not self._lent:
+                self._map.madvise(mmap.MADV_REMOVE, _HEADER_BYTES, self._allocated * self.slot_bytes)
+                self._idle.clear()
+                self._allocated = 0
+
+    def open(self, reference: bytes) -> Mapped | None:
+        """The arena that another process tells of; None if it can't be read from here.
+
+        Never raises for anything that a peer may have sent, and opens nothing but regular files that are open
+        in another process of this user.
+        """
+        if not reference or not self.reference:
+            return None
+        with self._lock:
+            if reference not in self._opened:
+                if len(self._opened) >= _MOST_MAPPED:
+                    del self._opened[next(iter(self._opened))]
+                self._opened[reference] = _mapped(reference)
+            return self._opened[reference]
+
+    def close(self) -> None:
+        """Give everything back. What others have mapped stays until they let go of it."""
+        self.reference = b""
+        self._places = np.empty(0, np.int64)
+        self._idle.clear()
+        self._lent.clear()
+        self._allocated = 0
+        self._map = None  # unmapped when no view is left of it
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Mapped:
+    """Another process's arena, mapped for reading.
+
+    Args:
+        pid: the process.
+        fd: its descriptor of the memory file.
+        slot_bytes: bytes of a slot.
+        slots: how many there are.
+        token: what stands at its beginning.
+
+    Raises:
+        OSError, ValueError: it can't be opened from here, or is not that arena.
+    """
+
+    def __init__(self, pid: int, fd: int, slot_bytes: int, slots: int, token: bytes) -> None:
+        size = _HEADER_BYTES + slots * slot_bytes
+        opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            status = os.fstat(opened)
+            if not stat.S_ISREG(status.st_mode) or status.st_size < size or len(token) != _TOKEN_BYTES:
+                raise ValueError("not an arena")
+            self._map = mmap.mmap(opened, size, prot=mmap.PROT_READ)
+        finally:
+            os.close(opened)
+        if not secrets.compare_digest(self._map[:_TOKEN_BYTES], token):
+            raise ValueError("another arena")
+        self._slot_bytes = slot_bytes
+        self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
+
+    def read(self, place: int, size: int, take: Callable[[memoryview], None]) -> bool:
+        """Have `take` copy `size` bytes out; False if the place holds another piece by now, or did meanwhile.
+
+        Raises:
+            ValueError: no slot has so many bytes.
+        """
+        if not 0 < size <= self._slot_bytes:
+            raise ValueError(f"a piece of {size} bytes in slots of {self._slot_bytes}")
+        slot = place % len(self._places)
+        if self._places[slot] != place:
+            return False
+        start = _HEADER_BYTES + slot * self._slot_bytes
+        take(memoryview(self._map)[start : start + size])
+        return bool(self._places[slot] == place)
+
+
+def _mapped(reference: bytes) -> Mapped | None:
+    try:
+        fields = msgpack.unpackb(reference, use_list=False)
+        match fields:
+            case (int(pid), int(fd), int(slot_bytes), int(slots), bytes(token)) if (
+                pid > 0 and fd >= 0 and 0 < slot_bytes <= _MOST_SLOT_BYTES and 0 < slots <= _MOST_SLOTS
+            ):
+                return Mapped(pid, fd, slot_bytes, slots, token)
+    except (OSError, ValueError, TypeError, msgpack.UnpackException):
+        pass
+    return None
+
+
+_arenas: dict[int, Arena] = {}
+"""By pid: a forked child must have its own."""
+
+
+def arena() -> Arena:
+    """This process's arena.
+
+    Raises:
+        ValueError: the environment asks for something that is no size.
+    """
+    pid = os.getpid()
+    made = _arenas.get(pid)
+    if made is None:
+        made = _arenas.setdefault(pid, Arena())
+    return made
+
+
+def trim() -> None:
+    """Give back what this process's arena has not used for seconds."""
+    made = _arenas.get(os.getpid())
+    if made is not None:
+        made.trim()
