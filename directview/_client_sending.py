@@ -12,7 +12,7 @@ from typing import Final
 
 from directview._client_batches import Outbound
 from directview._client_calls import Call
-from directview.wire.messages import ARGUMENT, Chunk
+from directview.wire.messages import ARGUMENT
 
 __all__ = ["PATIENCE", "Sending"]
 
@@ -87,5 +87,4 @@ class Sending:
     def _ready(self, call: Call, *, patient: bool) -> Iterator[Outbound]:
         assert call.outgoing is not None
         for piece in call.outgoing.ready(patient):
-            where = (piece.offset, piece.place, piece.nbytes)
-            yield Chunk(self._uuid, call.seq, piece.receivers, ARGUMENT, *where), piece.frames
+            yield piece.message(self._uuid, call.seq, piece.receivers, ARGUMENT), piece.frames

@@ -347,7 +347,7 @@ class ClientState:
         parcel, problem = None, None
         if item.body:
             try:
-                parcel = unpack(item.body, frames, nobjects=1)
+                parcel = unpack(item.body, frames, nobjects=1, memory=self._memory)
             except ProtocolError as error:
                 problem = error
         if parcel is None or not parcel.missing:
@@ -358,8 +358,6 @@ class ClientState:
             self._leave_stage(call, engine)
             call.pending[id] = Stage.ACCEPTED
             self._payload_taken(call, id)
-        if self._memory is not None:
-            parcel.source = self._memory.open(parcel.arena)
         engine.receiving[item.seq] = Receiving(call, item, parcel)
         self._granting[id] = None
 
@@ -412,7 +410,7 @@ class ClientState:
         engine = self._engines.get(message.engine)
         call = engine.given.get(message.seq) if engine is not None and not engine.awaiting else None
         if call is not None and call.outgoing is not None and call.pending[message.engine] is Stage.SENT:
-            call.outgoing.grant(message.engine, message)
+            call.outgoing.grant(message.engine, message.upto, message.received, message.shared)
             self._sending.moved(call)
             self._now = now
 
@@ -584,8 +582,8 @@ class ClientState:
         granting, self._granting = self._granting, {}
         for id in granting:
             if id in self._engines:
-                for seq, *how_far in self._engines[id].due_grants(self._pace):
-                    yield Grant(self.uuid, seq, id, RESULT, *how_far), ()
+                for seq, upto, received, shared in self._engines[id].due_grants(self._pace):
+                    yield Grant(self.uuid, seq, id, RESULT, upto, received, shared), ()
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypeAlia
 from directview import _checking
 from directview._memory import CALLS
 from directview.result import AsyncMapResult, AsyncResult
+from directview.wire.arena import arena
 from directview.wire.objects import dump_arguments, dump_function
 from directview.wire.parcels import Packed, Parcel, pack
 

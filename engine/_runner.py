@@ -21,6 +21,7 @@ from directview.engine._outbox import Outbox
 from directview.engine._state import Call, EngineState
 from directview.engine._steps import Steps, result_of
 from directview.errors import SerializationError
+from directview.wire.arena import arena
 from directview.wire.exceptions import capture
 from directview.wire.messages import ABORTED, FAILED, OK
 from directview.wire.parcels import Packed, Parcel, pack

@@ -226,12 +226,10 @@ class EngineState:
     def _arrived(self, client: _Client, call: Call, item: CallItem, frames: Sequence[Any]) -> None:
         client.calls[call.seq] = call
         try:
-            call.parcel = unpack(item.body, frames, nobjects=2)
+            call.parcel = unpack(item.body, frames, nobjects=2, memory=self._memory)
         except ProtocolError as error:
             call.problem = error
-        if call.parcel is not None and call.parcel.missing:
-            if self._memory is not None:
-                call.parcel.source = self._memory.open(call.parcel.arena)
+        if not call.complete:
             client.large[call.seq] = call
             self._granting[call.client] = client
             client.line.append(call)
@@ -325,7 +323,7 @@ class EngineState:
         client = self._clients.get(message.client)
         call = client.retained.get(message.seq) if client is not None else None
         if call is not None and call in self._sending and call.outgoing is not None:
-            call.outgoing.grant(0, message)
+            call.outgoing.grant(0, message.upto, message.received, message.shared)
             self._granted[call] = None
 
     def _abort(self, message: Abort) -> None:
@@ -522,8 +520,7 @@ class EngineState:
         for call in granted:
             assert call.outgoing is not None
             for piece in call.outgoing.ready(patient=False):
-                where = (piece.offset, piece.place, piece.nbytes)
-                yield Chunk(call.client, call.seq, (self.id,), RESULT, *where), piece.frames
+                yield piece.message(call.client, call.seq, (self.id,), RESULT), piece.frames
             if not call.outgoing.receivers:
                 del self._sending[call]
 

@@ -17,6 +17,7 @@ from directview._client_calls import Answered, Ended, Gone, Sent
 from directview._client_calls import Call as ClientCall
 from directview._client_state import ClientState
 from directview.engine._state import Call, EngineState
+from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.simulated_wire import Connection
 from directview.wire.messages import (
     ABORTED,
@@ -81,6 +82,8 @@ class Peer:
     """What all peers have in common: a connection, turns, and coming back."""
 
     role: str
+    memory: SimulatedMemory | None = None
+    """What it shares with others of its host."""
 
     def __init__(self, cluster: SimulatedCluster, uuid: bytes) -> None:
         self.cluster = cluster
@@ -211,7 +214,8 @@ class SimulatedEngine(Peer):
     def __init__(
         self, cluster: SimulatedCluster, uuid: bytes, supervisor: SimulatedSupervisor | None
     ) -> None:
-        self.state = EngineState(cluster.pace)
+        self.memory = cluster.share_memory()
+        self.state = EngineState(cluster.pace, self.memory)
         self.state.uuid = uuid
         self.supervisor = supervisor
         self.starts: list[tuple[bytes, int]] = []
@@ -342,7 +346,12 @@ class SimulatedEngine(Peer):
 
     def _result(self, call: Call, work: Work) -> Parcel:
         value = pattern(call.seq + self.id, work.result_bytes)
-        return pack((Packed(b"value", _halves(value)),), chunk_bytes=self.cluster.pace.chunk)
+        packed = Packed(b"value", _halves(value))
+        return pack((packed,), chunk_bytes=self.cluster.pace.chunk, arena=_reference(self.memory))
+
+
+def _reference(memory: SimulatedMemory | None) -> bytes:
+    return memory.reference if memory is not None else b""
 
 
 def _halves(array: np.ndarray[Any, Any]) -> list[memoryview]:
@@ -359,7 +368,8 @@ class SimulatedClient(Peer):
     role = "client"
 
     def __init__(self, cluster: SimulatedCluster, uuid: bytes) -> None:
-        self.state = ClientState(uuid, cluster.pace)
+        self.memory = cluster.share_memory()
+        self.state = ClientState(uuid, cluster.pace, self.memory)
         self.outcomes: dict[tuple[int, int], list[Outcome]] = {}
         """By (seq, engine id), all that was ever reported: exactly one each, if all is well."""
         self.sent: set[int] = set()
@@ -377,7 +387,8 @@ class SimulatedClient(Peer):
         seq = self._next_seq
         self._next_seq += 1
         arguments = Packed(cast(bytes, msgpack.packb(work)), _halves(pattern(seq, work.argument_bytes)))
-        parcel = pack((Packed(b"function", ()), arguments), chunk_bytes=self.cluster.pace.chunk)
+        objects = (Packed(b"function", ()), arguments)
+        parcel = pack(objects, chunk_bytes=self.cluster.pace.chunk, arena=_reference(self.memory))
         self.works[seq] = work
         self.state.submit(ClientCall(seq, f"call{seq}", targets, parcel, None))
         self.turn_soon()

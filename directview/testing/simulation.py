@@ -28,6 +28,7 @@ from directview.controller._effects import Admit, Expel, Finish, Note, Persist, 
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS
 from directview.controller._state import Controller, Settings
 from directview.testing.invariants import check_client, check_controller, check_engine
+from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.simulated_peers import (
     Outcome,
     Peer,
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 SMALL_STEPS: Final = Pace(chunk=256, ahead=1024)
+_SLOTS: Final = 4
 """Transfers in small steps: a few kilobytes go through all that takes megabytes otherwise."""
 _TURN: Final = 0.001
 
@@ -76,6 +78,7 @@ class SimulatedCluster:
         window_bytes: likewise bytes.
         lease: seconds for which a lost peer is waited for.
         engine_grace: seconds for which a lost engine is waited for.
+        shared_memory: peers live on one of two hosts, or where none is shared; else there is none at all.
         checked: check the invariants of all machines after everything that happens. Slow, and thorough.
     """
 
@@ -93,11 +96,13 @@ class SimulatedCluster:
         window_bytes: int = WINDOW_BYTES,
         lease: float = 2.0,
         engine_grace: float = 1.0,
+        shared_memory: bool = True,
         checked: bool = False,
     ) -> None:
         self.clock = Clock(Random(seed))
         self.pace = pace
         self.checked = checked
+        self._hosts: list[dict[bytes, SimulatedMemory]] = [{}, {}] if shared_memory else []
         self.controller: Controller | None = None
         self.incarnation = 0
         self.expelled: list[tuple[bytes, str]] = []
@@ -155,6 +160,10 @@ class SimulatedCluster:
                 raise AssertionError(f"not ended after {seconds} s: {waiting}")
             self.run(0.25)
         self.run(3 * self._settings.lease + 1.0)
+        for peer in [*self.engines, *self.clients]:
+            assert not (peer.alive and peer.memory and peer.memory.lent), (
+                f"{peer.uuid[-1]} still lends memory"
+            )
 
     # --- who is there ---------------------------------------------------------------------------------
 
@@ -177,6 +186,13 @@ class SimulatedCluster:
         settings = replace(self._settings, incarnation=self.incarnation)
         self.controller = Controller(settings, self.clock.now, self._ids)
         self._arm()
+
+    def share_memory(self) -> SimulatedMemory | None:
+        """What a new peer can share with others; None if it lives alone."""
+        if not self._hosts or self.clock.random.random() < 0.2:
+            return None
+        host = self._hosts[self.clock.random.random() < 0.3]
+        return SimulatedMemory(host, 2 * self.pace.chunk, _SLOTS, self.clock.random)
 
     # --- what fails -----------------------------------------------------------------------------------
 

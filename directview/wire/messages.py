@@ -283,11 +283,11 @@ class Chunk(NamedTuple):
     way: int
     offset: int
     """In the transfer: all chunked buffers of the call, end to end."""
-    place: int
+    place: int = -1
     """-1: the bytes are in the frame. Otherwise where they are in the sender's arena, and there is no frame:
     see `directview.wire.arena`."""
-    nbytes: int
-    """Its size."""
+    nbytes: int = 0
+    """How many are there."""
 
 
 class Grant(NamedTuple):
@@ -297,9 +297,9 @@ class Grant(NamedTuple):
     way: int
     upto: int
     """Absolute offset in the transfer up to which chunks may be sent."""
-    received: int
+    received: int = 0
     """How far it has come: what lies before is needed no longer."""
-    shared: bool
+    shared: bool = False
     """The receiver can read the arena that the call told of."""
 
 

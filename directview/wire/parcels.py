@@ -22,7 +22,7 @@ import msgpack
 import numpy as np
 
 from directview.wire import blocks
-from directview.wire.arena import Reader
+from directview.wire.arena import Reader, SharedMemory
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, Chunk, ProtocolError
 
 __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
@@ -130,8 +130,7 @@ class Unpacked:
     """A parcel that has arrived, or (while `missing` is not 0) whose chunks are still on their way."""
 
     __slots__ = (
-        "_counts", "_current", "_filled", "_parts", "_to_fill", "arena", "options", "received", "size",
-        "source",
+        "_counts", "_current", "_filled", "_parts", "_to_fill", "options", "received", "size", "source",
     )  # fmt: skip
 
     def __init__(
@@ -140,7 +139,7 @@ class Unpacked:
         parts: list[Any],
         to_fill: list[tuple[int, int]],
         options: dict[str, Any],
-        arena: bytes = b"",
+        source: Reader | None = None,
     ) -> None:
         self._counts = counts
         self._parts = parts
@@ -152,10 +151,8 @@ class Unpacked:
         self.size = sum([size for _, size in to_fill]) if to_fill else 0
         """Bytes that come as chunks."""
         self.received = 0
-        self.arena = arena
-        """Reference to its sender's arena."""
-        self.source: Reader | None = None
-        """That arena, if it can be read from here."""
+        self.source = source
+        """Its sender's arena, if it can be read from here."""
 
     @property
     def missing(self) -> int:
@@ -264,8 +261,16 @@ def _writable(buffer: Any) -> Any:
     return copy
 
 
-def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
+def unpack(
+    body: bytes, frames: Sequence[Any], *, nobjects: int, memory: SharedMemory | None = None
+) -> Unpacked:
     """Read a parcel's body.
+
+    Args:
+        body: of the call or result.
+        frames: those that belong to it.
+        nobjects: how many objects there are in such a parcel.
+        memory: to find the chunks of senders on this host in.
 
     Raises:
         ProtocolError: it is not a parcel of `nobjects` objects that owns exactly these frames.
@@ -304,4 +309,5 @@ def unpack(body: bytes, frames: Sequence[Any], *, nobjects: int) -> Unpacked:
             raise ProtocolError(f"parcel: unknown place ({type(descriptor).__name__})")
     if position != len(frames):
         raise ProtocolError(f"parcel: {len(frames)} frames, {position} announced")
-    return Unpacked(counts, parts, to_fill, options, told[0] if told else b"")
+    source = memory.open(told[0]) if told and memory is not None else None
+    return Unpacked(counts, parts, to_fill, options, source)

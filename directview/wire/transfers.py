@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 from directview.wire.arena import SharedMemory
-from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS, Grant
+from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS, Chunk
 
 __all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant"]
 
@@ -51,13 +51,20 @@ def due_grant(received: int, granted: int, size: int, pace: Pace = STANDARD) -> 
 
 
 class Piece(NamedTuple):
-    """What one `Chunk` says, and its frames."""
+    """One chunk: in a frame, or in the arena."""
 
     receivers: tuple[int, ...]
     offset: int
-    place: int
     nbytes: int
+    place: int
+    """-1 if it is in a frame."""
     frames: tuple[memoryview, ...]
+
+    def message(self, client: bytes, seq: int, engines: tuple[int, ...], way: int) -> Chunk:
+        """What says so."""
+        if self.place < 0:
+            return Chunk(client, seq, engines, way, self.offset)
+        return Chunk(client, seq, engines, way, self.offset, self.place, self.nbytes)
 
 
 class _Lent:
@@ -105,13 +112,20 @@ class Outgoing:
         """Receivers that have not been sent everything yet."""
         return tuple(self._sent)
 
-    def grant(self, receiver: int, message: Grant) -> None:
-        """`receiver` has room for more, and has what came before; grants never go back."""
+    def grant(self, receiver: int, upto: int, received: int = 0, shared: bool = False) -> None:
+        """`receiver` has room for bytes up to `upto`; grants never go back.
+
+        Args:
+            receiver: who says so.
+            upto: in the transfer.
+            received: it has what lies before.
+            shared: it can read the arena.
+        """
         if receiver in self._sent:
-            self._granted[receiver] = max(self._granted[receiver], min(message.upto, self.size))
-            if message.shared and self._arena is not None:
+            self._granted[receiver] = max(self._granted[receiver], min(upto, self.size))
+            if shared and self._arena is not None:
                 self._shared.add(receiver)
-        self._returned(receiver, message.received)
+        self._returned(receiver, received)
 
     def restart(self, receiver: int) -> None:
         """`receiver` has nothing of it (any more): begin again."""
@@ -197,13 +211,12 @@ class Outgoing:
             place = arena.put(parts)
             if place is not None:
                 self._lent.append(_Lent(offset + nbytes, place, near))
-                return Piece(near, offset, place, nbytes, ())
+                return Piece(near, offset, nbytes, place, ())
             if patient:
                 return None
         parts, nbytes = self._at(offset, self._pace.chunk)
-        return Piece(
-            receivers, offset, -1, nbytes, (parts[0] if len(parts) == 1 else memoryview(b"".join(parts)),)
-        )
+        frame = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+        return Piece(receivers, offset, nbytes, -1, (frame,))
 
     def _at(self, offset: int, room: int) -> tuple[list[memoryview], int]:
         """What lies there, and its size. It may span buffers."""

@@ -239,7 +239,7 @@ def test_grants_follow_what_was_received() -> None:
     assert said(state) == [Grant(A, 1, 3, ARGUMENT, 40)]
     (first, _), *_ = chunks(1, 100)
     state.receive(first, [bytes(10)])
-    assert said(state) == [Grant(A, 1, 3, ARGUMENT, 50)]
+    assert said(state) == [Grant(A, 1, 3, ARGUMENT, 50, received=10)]
     state.receive(first, [bytes(10)])
     assert said(state) == []
 

@@ -31,8 +31,8 @@ def carry(parcel: Parcel, nobjects: int, chunk: int = 4096) -> Unpacked:
     arrived = unpack(parcel.body, [bytes(frame) for frame in parcel.frames], nobjects=nobjects)
     outgoing = Outgoing(parcel.chunks, [0], Pace(chunk, 1 << 40))
     outgoing.grant(0, arrived.size)
-    for _, offset, content in outgoing.ready():
-        assert arrived.receive(offset, bytes(content), arrived.size)
+    for piece in outgoing.ready():
+        assert arrived.receive(piece.offset, bytes(piece.frames[0]), arrived.size)
     return arrived
 
 

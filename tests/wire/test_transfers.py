@@ -23,7 +23,7 @@ def outgoing(size: int, *receivers: int) -> Outgoing:
 
 def taken(transfer: Outgoing, *, patient: bool = True) -> list[tuple[tuple[int, ...], int, int]]:
     """(receivers, offset, bytes) of what may be sent now."""
-    return [(receivers, offset, len(chunk)) for receivers, offset, chunk in transfer.ready(patient)]
+    return [(piece.receivers, piece.offset, piece.nbytes) for piece in transfer.ready(patient)]
 
 
 def waits(transfer: Outgoing) -> bool:
@@ -51,14 +51,14 @@ def test_chunks_span_buffers() -> None:
         [memoryview(b"abc"), memoryview(b""), memoryview(b"defgh"), memoryview(b"ijklm")], [0], PACE
     )
     transfer.grant(0, 100)
-    assert [bytes(chunk) for _, _, chunk in transfer.ready()] == [b"abcdefghij", b"klm"]
+    assert [bytes(piece.frames[0]) for piece in transfer.ready()] == [b"abcdefghij", b"klm"]
 
 
 def test_a_chunk_inside_one_buffer_is_not_copied() -> None:
     memory = bytearray(30)
     transfer = Outgoing([memoryview(memory)], [0], PACE)
     transfer.grant(0, 30)
-    chunks = [chunk for _, _, chunk in transfer.ready()]
+    chunks = [piece.frames[0] for piece in transfer.ready()]
     memory[15] = 7
     assert chunks[1][5] == 7
 
@@ -188,7 +188,7 @@ def test_everybody_who_takes_gets_everything_whoever_does_not(
     granted = dict.fromkeys(got, 0)
     quits = {receiver: random.randrange(len(whole)) for receiver in range(min(stuck, receivers - 1))}
     while True:
-        for who, offset, chunk in transfer.ready(patient=random.random() < 0.7):
+        for who, offset, _, _, (chunk,) in transfer.ready(patient=random.random() < 0.7):
             for receiver in who:
                 sent = len(got[receiver]) + sum(map(len, way[receiver]))
                 assert offset == sent < granted[receiver]
