@@ -106,10 +106,10 @@ class ControllerShell:
             heartbeat=Heartbeat(options.heartbeat_interval, options.heartbeat_timeout),
         )
         try:
-            self._write_files(*self._bind())
-            self._say_ready()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled, f"its controller got {number.name}")
+            self._write_files(*self._bind())
+            self._say_ready()
             self._turn()
             await self._finished.wait()
             await asyncio.sleep(_FAREWELL)
@@ -181,6 +181,7 @@ class ControllerShell:
                 server_public=keys.server_public if keys is not None else None,
                 public=keys.public if keys is not None else None,
                 secret=keys.secret if keys is not None else None,
+                resilient=self._options.policy == "wait",
             )
             self._written[role] = info.write(self._folder)
 

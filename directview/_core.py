@@ -125,13 +125,14 @@ class Core:
             on_gone=self._gone,
             heartbeat=CLIENT,
             reconnect_timeout=reconnect_timeout,
+            awaited=info.is_current,
         )
 
     # --- the connection -----------------------------------------------------------------------------
 
     async def open(self, timeout: float) -> None:
         """Connect. Raises what `Session.open` raises."""
-        await self._session.open(timeout)
+        await self._session.open(timeout, patient=self._info.resilient)
 
     def _hello(self, again: bool) -> Hello:
         return Hello(

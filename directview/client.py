@@ -399,7 +399,7 @@ def _find(
     timeout: float,
     contents: dict[str, Any],
 ) -> ConnectionInfo:
-    """The connection info that a client was made with, of a controller that listens."""
+    """The connection info that a client was made with, of a controller that listens, or will again."""
     _checking.text(profile, "profile")
     _checking.text(cluster_id, "cluster_id")
     _checking.seconds(timeout)
@@ -415,6 +415,6 @@ def _find(
     if given is None:
         return connection.find(profile=profile, cluster_id=cluster_id, timeout=timeout)
     info = given if isinstance(given, ConnectionInfo) else ConnectionInfo.from_dict(given)
-    if connection.choose_address(info) is None:
+    if not info.resilient and connection.choose_address(info) is None:
         raise ControllerUnreachable(f"nobody listens at {info.where}: its controller has ended")
     return info

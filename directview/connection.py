@@ -79,6 +79,8 @@ class ConnectionInfo:
     """CURVE keys as z85 text, for TCP: the controller's public key, and the bearer's own pair."""
     public: str | None = None
     secret: str | None = dataclasses.field(default=None, repr=False)
+    resilient: bool = False
+    """Whether another controller takes over when this one dies: then it pays to wait for one."""
     version: int = FILE_VERSION
     protocol: int = PROTOCOL_VERSION
     source: str = dataclasses.field(default="the given contents", compare=False)
@@ -143,6 +145,10 @@ class ConnectionInfo:
         """Where the controller can be reached, best first."""
         return tuple([address for address in (self.ipc, self.tcp) if address is not None])
 
+    def is_current(self) -> bool:
+        """Whether the file is still there: the end of a cluster removes it, a controller's death doesn't."""
+        return not os.path.isabs(self.source) or os.path.exists(self.source)
+
     @property
     def where(self) -> str:
         """File and addresses, for messages."""
@@ -163,9 +169,10 @@ _FIELDS: Final[dict[str, tuple[type, bool]]] = {
     "server_public": (str, False),
     "public": (str, False),
     "secret": (str, False),
+    "resilient": (bool, False),
 }
 """Type of each field, and whether it must be there."""
-_WORDS: Final = {int: "a whole number", float: "a number", str: "text"}
+_WORDS: Final = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def _checked(contents: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -303,6 +310,8 @@ def find(
 ) -> ConnectionInfo:
     """Find a live cluster's connection file; without arguments, the default profile's.
 
+    Of a cluster that outlives its controller, the file is enough: another may be starting just now.
+
     Args:
         profile: the name of a cluster started with ``--profile``.
         cluster_id: a cluster's id, as `directview list` shows it; a unique beginning is enough.
@@ -319,7 +328,7 @@ def find(
     while True:
         try:
             info = _load_for(role, path) if path is not None else load(_locate(profile, cluster_id, role))
-            if choose_address(info) is not None:
+            if choose_address(info) is not None or info.resilient:
                 return info
             failure: DirectViewError = ControllerUnreachable(
                 f"nobody listens at {info.where}: its controller (process {info.pid} on {info.hostname}) has "

@@ -122,10 +122,11 @@ class EngineShell:
             on_gone=self._end,
             heartbeat=Heartbeat(self._options.heartbeat_interval, self._options.heartbeat_timeout),
             reconnect_timeout=self._options.reconnect_timeout,
+            awaited=info.is_current,
         )
         self._outbox.attach(self._session)
         try:
-            await self._session.open(self._options.connect_timeout)
+            await self._session.open(self._options.connect_timeout, patient=info.resilient)
             while not self._ended.is_set():
                 try:
                     await self._ended.wait()

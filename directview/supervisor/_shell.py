@@ -73,8 +73,8 @@ _POLL_PARENT = 1.0
 _POLL_FOLDER = 2.0
 _RECONNECT = 0.5
 """Seconds until another attempt at a controller that lives but didn't answer."""
-_VOUCH = 5.0
-"""Seconds between two words that the engines live: a fraction of the lease, for which places are kept."""
+_VOUCH = 1 / 6
+"""Of the lease for which an engine's place is kept: the time between two words that the engines live."""
 
 
 class Uplink(Protocol):
@@ -380,9 +380,9 @@ class Supervisor:
                 self.feed(EndEngine(uuid, reason) if uuid else StopAll(reason or "the controller said so"))
             case Goodbye(reason):
                 self._on_lost(reason or "it ended in order")
-            case Welcome(policy=policy):
+            case Welcome(policy=policy, lease=lease):
                 if policy == "wait":
-                    self._vouch()
+                    self._vouch(lease * _VOUCH)
             case _:
                 _log.warning("the controller sent a %s, which is not for supervisors", type(message).__name__)
 
@@ -396,13 +396,13 @@ class Supervisor:
             self.tell({"event": "failed", "error": reason})
             self.feed(StopAll(f"the controller is gone: {reason}"))
 
-    def _vouch(self) -> None:
+    def _vouch(self, interval: float) -> None:
         """Tell a controller that waits for engines which ones live: one that is deep in a function can't."""
         if self._vouching is not None:
             self._vouching.cancel()
         living = [engine.uuid for engine in self.machine.engines.values() if not is_stopped(engine.pid)]
         self._uplink.send(Alive(tuple(living)))
-        self._vouching = self._loop.call_later(_VOUCH, self._vouch)
+        self._vouching = self._loop.call_later(interval, self._vouch, interval)
 
     def _connect(self) -> None:
         if self.machine.stopping is None:

@@ -73,8 +73,9 @@ class LinkUplink:
                 on_gone=on_lost,
                 heartbeat=LAX,
                 reconnect_timeout=RECONNECT_TIMEOUT,
+                awaited=info.is_current,
             )
-            await session.open(self._patience)
+            await session.open(self._patience, patient=info.resilient)
         except (DirectViewError, OSError, ValueError) as error:
             on_lost(str(error))
 

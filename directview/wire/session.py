@@ -58,6 +58,7 @@ class Session:
         on_gone: no other one can be had, and why. Nothing is called after it.
         heartbeat: how soon to notice that the controller answers no more.
         reconnect_timeout: seconds to try for under policy ``wait``.
+        awaited: whether another controller may still come; asked while nobody listens.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Session:
         on_gone: Callable[[str], None],
         heartbeat: Heartbeat,
         reconnect_timeout: float = 60.0,
+        awaited: Callable[[], bool] = lambda: True,
     ) -> None:
         self._addresses = addresses
         self._where = where
@@ -86,12 +88,14 @@ class Session:
         self._on_gone = on_gone
         self._heartbeat = heartbeat
         self._reconnect_timeout = reconnect_timeout
+        self._awaited = awaited
         self._link: Link | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._policy = "stop"
         self._lease = 0.0
         self._incarnation = 0
+        self._patient = False
         self._closed = False
 
     @property
@@ -99,18 +103,32 @@ class Session:
         """The connection, while there is one that has been welcomed."""
         return self._link if self._welcomed is None else None
 
-    async def open(self, timeout: float) -> Welcome:
+    async def open(self, timeout: float, *, patient: bool = False) -> Welcome:
         """Connect and shake hands.
 
         Args:
             timeout: seconds for both.
+            patient: whether to try again until then if nobody listens: another controller is expected.
 
         Raises:
             NobodyListens: nobody listens at any of the addresses.
             ControllerUnreachable: nobody answers in time.
             ConnectionRejected: the controller refused; the text has its reason and remedy.
         """
-        return await self._connect(timeout, again=False)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        self._patient = patient
+        pause = _RETRY_FIRST
+        while True:
+            try:
+                return await self._connect(max(deadline - clock(), 0.1), again=False)
+            except ConnectionRejected:
+                raise
+            except ControllerUnreachable:
+                if not patient or clock() >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _RETRY_MOST)
 
     async def _connect(self, timeout: float, *, again: bool) -> Welcome:
         """Try one address after the other: that somebody listens at one decides."""
@@ -195,8 +213,9 @@ class Session:
         link.close()
         if welcomed is not None:
             if not welcomed.done():
-                # A key that was right once is not taken for a wrong one because a line broke in a handshake.
-                final = link.refused if self._incarnation else link.rejected
+                # A key that was right once is not taken for a wrong one because a line broke in a handshake,
+                # nor by who expects another controller just now.
+                final = link.refused if self._incarnation or self._patient else link.rejected
                 error = ConnectionRejected if final else ControllerUnreachable
                 welcomed.set_exception(error(f"no connection to the controller at {self._where}: {reason}"))
             return
@@ -215,7 +234,8 @@ class Session:
                 nobody = isinstance(error, NobodyListens)
                 if not nobody:
                     attempt = min(attempt * 2, _ATTEMPT_MOST)
-                if (nobody and self._policy == "stop") or clock() >= deadline:
+                hopeless = nobody and (self._policy == "stop" or not self._awaited())
+                if hopeless or clock() >= deadline:
                     self._on_gone(reason)
                     return
             except ConnectionRejected as error:

@@ -94,6 +94,7 @@ class Peer:
         link = type("Link", (ScriptedLink,), {"fates": list(fates), "made": self.links})
         monkeypatch.setattr(under_test, "Link", link)
         self.told: list[Any] = []
+        self.awaited = True
         self.session = Session(
             addresses=addresses,
             where="its address",
@@ -106,6 +107,7 @@ class Peer:
             on_gone=lambda reason: self.told.append(f"gone: {reason}"),
             heartbeat=CLIENT,
             reconnect_timeout=60.0,
+            awaited=lambda: self.awaited,
         )
 
 
@@ -196,6 +198,42 @@ def test_a_lost_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> Non
     run(main())
 
 
+def test_a_controller_that_ends_in_the_middle_of_a_handshake_has_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not a peer that it has let in before; to another one, keys that don't fit look the same."""
+    peer = Peer(monkeypatch, WELCOME, "lost in the handshake", WELCOME)
+
+    async def main() -> None:
+        await peer.session.open(5.0)
+        peer.links[0].lose("cut")
+        await asyncio.sleep(1.0)
+        assert peer.told == ["welcome", "lost", "welcome"]
+        peer.session.close()
+
+    run(main())
+
+
+def test_who_expects_another_controller_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the first time, until the time is up; a refusal counts all the same."""
+
+    async def main() -> None:
+        peer = Peer(monkeypatch, "nobody", "lost in the handshake", "lost", WELCOME)
+        assert await peer.session.open(5.0, patient=True) == WELCOME
+        peer.session.close()
+        nobody: list[Fate] = ["nobody"] * 99
+        peer = Peer(monkeypatch, *nobody)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(NobodyListens):
+            await peer.session.open(5.0, patient=True)
+        assert 5.0 <= asyncio.get_running_loop().time() - began < 6.0
+        peer = Peer(monkeypatch, "nobody", Refused("too old", "update it"))
+        with pytest.raises(ConnectionRejected, match="too old"):
+            await peer.session.open(5.0, patient=True)
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("policy", "fates", "after", "reason"),
     [
@@ -236,6 +274,22 @@ def test_a_line_that_breaks_in_a_handshake_is_no_wrong_key(monkeypatch: pytest.M
         await asyncio.sleep(1.0)
         assert peer.told == ["welcome", "lost", "welcome"]
         peer.session.close()
+
+    run(main())
+
+
+def test_nobody_waits_for_a_controller_that_can_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is gone, say: but one that listens is tried all the same."""
+    nobody: list[Fate] = ["nobody"] * 99
+    peer = Peer(monkeypatch, WELCOME._replace(policy="wait"), "lost", *nobody)
+
+    async def main() -> None:
+        await peer.session.open(5.0)
+        peer.awaited = False
+        peer.links[0].lose("cut")
+        await asyncio.sleep(1.0)
+        assert peer.told == ["welcome", "lost", "gone: cut"]
+        assert len(peer.links) == 3
 
     run(main())
 
