@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from directview import _dask
 from directview._answers import AsyncHubResult
-from directview._client_hub import Hub
+from directview._client_observing import Observing
 from directview.connection import ConnectionInfo
 from directview.events import EngineEvent, EngineEvents
 from directview.result import AsyncResult
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Controls"]
 
 
-class Controls(Hub):
+class Controls(Observing):
     """The part of a `Client` that does something to engines, and hears of them."""
 
     cluster: Cluster | None

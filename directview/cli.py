@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from directview.commands import clusters, demo, logs, starting, status
+from directview.commands import clusters, demo, logs, stack, starting, status
 
 __all__ = ["main"]
 
@@ -36,6 +36,7 @@ for _command in (
     clusters.list_clusters,
     status.status,
     logs.logs,
+    stack.stack,
     starting.add_engines,
     starting.controller,
     starting.engine,

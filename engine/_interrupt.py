@@ -28,10 +28,22 @@ from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Final, Protocol
 
-__all__ = ["INTERRUPT_SIGNAL", "CallCancelled", "Interrupts", "pack_call_id"]
+__all__ = [
+    "INTERRUPT_SIGNAL",
+    "STACKS_COMPLETE",
+    "STACK_SIGNAL",
+    "CallCancelled",
+    "Interrupts",
+    "pack_call_id",
+]
 
 INTERRUPT_SIGNAL: Final[int] = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """Not SIGINT: that is Ctrl-C, and the user's."""
+STACK_SIGNAL: Final[int] = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+"""Asks an engine where its code is: see `directview.engine._stacks`. Where there are no real-time signals,
+it is the one that is left to users."""
+STACKS_COMPLETE: Final = "-- coroutines: "
+"""With what the line starts that ends an answer to it."""
 
 CallId = tuple[bytes, int]
 """The client's uuid and its number for the call."""

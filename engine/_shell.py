@@ -27,6 +27,7 @@ from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
 from directview.engine._outbox import Outbox
 from directview.engine._runner import Runner
+from directview.engine._stacks import Stacks, ignore_stack_signal
 from directview.engine._state import EngineState
 from directview.engine._steps import Steps
 from directview.engine._streams import Streams
@@ -74,17 +75,25 @@ class EngineShell:
         """Messages so far."""
         self._held_since: float | None = None
         self._reason = ""
-        self._log = self._open_log()
+        self._log: ProcessLog | None = None
+        self._stacks: Stacks | None = None
+        self._open_files()
 
-    def _open_log(self) -> ProcessLog | None:
-        """Our own log, apart from the user's logging; None for an engine far from its cluster's folder."""
+    def _open_files(self) -> None:
+        """Our own log, apart from the user's logging, and what else lies in the cluster's folder.
+
+        An engine that is far from that folder has none.
+        """
         options = self._options
         folder = Path(options.folder) if options.folder else folder_of_file(options.connection)
-        if folder is None:
-            return None
-        log.propagate = False
-        path = folder / f"engine-{options.uuid[:12]}.jsonl"
-        return ProcessLog("engine", path, options.log_level, log.name)
+        if folder is not None:
+            name = f"engine-{options.uuid[:12]}"
+            log.propagate = False
+            self._log = ProcessLog("engine", folder / f"{name}.jsonl", options.log_level, log.name)
+            self._stacks = Stacks(folder / f"{name}.stack", self._name_of)
+
+    def _name_of(self, call: tuple[bytes, int]) -> str:
+        return f"call {call[0].hex()}_{call[1]}_{self._state.id}"
 
     async def run(self) -> str:
         """Register, and run calls until told to end.
@@ -136,6 +145,8 @@ class EngineShell:
         finally:
             self._outbox.close()
             self._session.close(_FAREWELL)
+            if self._stacks is not None:
+                self._stacks.close()
             if self._log is not None:
                 self._log.close()
         return self._reason
@@ -149,6 +160,10 @@ class EngineShell:
         # Twice: the loop is woken and ends, and if a call blocks it, that call is interrupted first.
         loop.add_signal_handler(signal.SIGTERM, self._end, "it received SIGTERM")
         signal.signal(signal.SIGTERM, self._told_to_end)
+        if self._stacks is not None:
+            self._stacks.install(loop)
+        else:
+            ignore_stack_signal()
         _forked.ignore_interrupts()
         _forked.watch(self._outbox.forked)
 

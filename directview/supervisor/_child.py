@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Iterable
 
-from directview.engine._interrupt import INTERRUPT_SIGNAL
+from directview.engine._interrupt import INTERRUPT_SIGNAL, STACK_SIGNAL
 from directview.supervisor._processes import prepare_die_with_parent
 
 __all__ = ["become", "fork"]
@@ -67,6 +67,7 @@ def _default_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # An interrupt that comes before the engine has its handler would end it.
     signal.signal(INTERRUPT_SIGNAL, signal.SIG_IGN)
+    signal.signal(STACK_SIGNAL, signal.SIG_IGN)  # likewise
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from directview import Client, Cluster
@@ -116,3 +119,93 @@ def test_an_engines_end_is_told_with_its_reason(own_folders: Path) -> None:
             return text if "engine 0 is gone: exited with code 3" in text else ""
 
         assert "supervisor" in until(told, "the end")
+
+
+# --- stacks ------------------------------------------------------------------------------------------
+
+
+def busy_inside(path: str) -> None:
+    import pathlib
+    import time
+
+    pathlib.Path(path).touch()
+    while pathlib.Path(path).exists():
+        time.sleep(0.01)
+
+
+async def waits_inside(path: str) -> None:
+    import asyncio
+    import pathlib
+
+    async def deeper() -> None:
+        pathlib.Path(path).touch()  # noqa: ASYNC240 - on an engine
+        while os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - likewise
+            await asyncio.sleep(0.01)
+
+    await deeper()
+
+
+def test_the_stack_of_a_blocked_engine_shows_its_function(rc: Client, tmp_path: Path) -> None:
+    mark = tmp_path / "running"
+    call = rc[0].apply_async(busy_inside, str(mark))
+    until(mark.exists, "the call")
+    text = rc.stack(0)[0]
+    told = said("stack", "0", "--profile", PROFILE)
+    again = rc.stack()
+    mark.unlink()
+    assert call.get(DEADLINE) is None
+    assert "most recent call first" in text
+    assert "in busy_inside" in text
+    assert "in busy_inside" in told
+    assert f"it has busy_inside {call.msg_ids[0]}" in told.splitlines()[0]
+    assert list(again) == [0, 1]
+    assert text.count("in busy_inside") == 1  # Not what was asked before.
+    assert "-- coroutines: 0" in again[1]
+
+
+def test_the_stack_of_a_coroutine_shows_where_it_waits(rc: Client, tmp_path: Path) -> None:
+    mark = tmp_path / "running"
+    call = rc[1].apply_async(waits_inside, str(mark))
+    until(mark.exists, "the call")
+    text = rc.stack([1])[1]
+    mark.unlink()
+    assert call.get(DEADLINE) is None
+    assert f"Coroutine of call {call.msg_ids[0]}" in text
+    inner, outer = (text.index(f"in {name}") for name in ("deeper", "waits_inside"))
+    assert inner < outer
+    assert text.rstrip().endswith("-- coroutines: 1")
+
+
+def test_a_stopped_engine_is_said_to_be_stopped(rc: Client) -> None:
+    pid = rc.engine_infos[1].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the stop")
+        assert f"kill -CONT {pid}" in rc.stack(1)[1]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert rc[1].apply_async(os.getpid).get(DEADLINE) == pid
+
+
+def test_a_child_that_an_engine_forks_is_not_asked_and_lives(rc: Client, tmp_path: Path) -> None:
+    def with_a_pool() -> list[int]:
+        import multiprocessing
+
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            return pool.map(abs, [-1, 2])
+
+    rc.stack(0)
+    assert rc[0].apply_async(with_a_pool).get(DEADLINE) == [1, 2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="py-spy needs root here")
+def test_py_spy_looks_from_outside(rc: Client, tmp_path: Path) -> None:
+    if not (Path(sys.executable).parent / "py-spy").exists():
+        pytest.skip("py-spy is not installed: the extra directview[diagnose]")
+    mark = tmp_path / "running"
+    call = rc[0].apply_async(busy_inside, str(mark))
+    until(mark.exists, "the call")
+    told = said("stack", "0", "--profile", PROFILE, "--py-spy")
+    mark.unlink()
+    assert call.get(DEADLINE) is None
+    assert "busy_inside" in told
