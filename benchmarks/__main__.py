@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks [...]`` and ``python -m benchmarks compare A.json B.json``."""
+"""The command line: ``python -m benchmarks [...]``, ``... compare A.json B.json``, ``... page A.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import machine, rendering
+from benchmarks import machine, page, plots, rendering
 from benchmarks.comparing import compare
 from benchmarks.kin import adopt_orphans, end_in_order
 from benchmarks.participants import choose_specs
@@ -23,16 +23,17 @@ from benchmarks.targets import TARGETS
 from benchmarks.works import WORKS, Depth, choose
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_ROUNDS = {Depth.QUICK: 3, Depth.NORMAL: 5, Depth.FULL: 5}
-_BUDGET = {Depth.QUICK: 480.0, Depth.NORMAL: math.inf, Depth.FULL: math.inf}
-"""Seconds after which no round begins that would not end by then, unless --rounds asks for it."""
+_ROUNDS = {Depth.QUICK: 3, Depth.NORMAL: 3, Depth.FULL: 5}
+_MINUTES = {Depth.QUICK: 9.0, Depth.NORMAL: 45.0, Depth.FULL: math.inf}
+"""After which nothing more is begun, unless --minutes says otherwise."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="The same work on directview and on what one would use instead. "
-        "`python -m benchmarks compare A.json B.json` compares two runs.",
+        "`python -m benchmarks compare A.json B.json` compares two runs; "
+        "`python -m benchmarks page A.json` fills the documentation's page from one.",
     )
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORK",
@@ -43,11 +44,16 @@ def _parser() -> argparse.ArgumentParser:
         help="whom to measure beside directview (and the limit programs); 'none' for nobody",
     )  # fmt: skip
     depth = parser.add_mutually_exclusive_group()
-    depth.add_argument("--quick", dest="depth", action="store_const", const=Depth.QUICK, help="minutes")
+    depth.add_argument(
+        "--quick", dest="depth", action="store_const", const=Depth.QUICK, help="less, within 10 minutes"
+    )
     depth.add_argument("--full", dest="depth", action="store_const", const=Depth.FULL, help="everything")
     parser.set_defaults(depth=Depth.NORMAL)
-    parser.add_argument("--rounds", type=int, help="how often each is started and measured")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the report goes; .md beside it")
+    parser.add_argument("--rounds", type=int, help="how often each is started and measured, at most")
+    parser.add_argument("--minutes", type=float, help="after which nothing more is begun")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="where the report goes; Markdown and plots beside it"
+    )
     parser.add_argument("--list", action="store_true", help="names of work and peers, and nothing else")
     return parser
 
@@ -87,18 +93,44 @@ def _measure(arguments: argparse.Namespace, console: Console) -> int:
         say = status.update if progress.is_terminal else lambda text: print(text, file=sys.stderr, flush=True)
         run = Run(report, specs, works, arguments.depth, logs, say)
         run.prepare()
-        run.rounds(rounds, math.inf if arguments.rounds else _BUDGET[arguments.depth])
+        minutes = _MINUTES[arguments.depth] if arguments.minutes is None else arguments.minutes
+        run.rounds(rounds, 60 * minutes)
     sheets = rendering.report_sheets(report, TARGETS)
-    console.print(rendering.to_terminal(sheets))
+    # Below all the others, where a terminal leaves it in sight.
+    console.print(rendering.to_terminal([*sheets[1:], sheets[0]]))
     path.write_text(json.dumps(report.to_json(TARGETS), indent=1) + "\n")
     markdown = path.with_suffix(".md")
     markdown.write_text(rendering.to_markdown(sheets, f"Benchmarks, {report.started}"))
-    console.print(f"written: {path} and {markdown}", highlight=False, soft_wrap=True)
+    written = [path, markdown, *_draw(report, path.with_name(f"{path.stem}-plots"))]
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     if not any([refusal.failed for refusal in report.refusals.values()]):
         shutil.rmtree(logs)
     else:
         console.print(f"something failed; what was printed: {logs}", highlight=False, soft_wrap=True)
     return 1 if any([each.failed for each in report.refusals.values() if each.peer == SUBJECT]) else 0
+
+
+def _draw(report: Report, folder: Path) -> list[Path]:
+    try:
+        return plots.draw(report, folder)
+    except plots.PlottingMissing as reason:
+        print(reason, file=sys.stderr)
+        return []
+
+
+def _page(arguments: Sequence[str], console: Console) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks page")
+    parser.add_argument("report", type=Path, help="what a run wrote")
+    parser.add_argument("--page", type=Path, default=page.PAGE, help="the page to fill")
+    parsed = parser.parse_args(arguments)
+    try:
+        report = Report.from_json(json.loads(parsed.report.read_text()))
+        written = page.write(report, parsed.page)
+    except (OSError, ValueError, plots.PlottingMissing) as error:
+        print(f"{parsed.report}: {error}", file=sys.stderr)
+        return 2
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _compare(arguments: Sequence[str], console: Console) -> int:
@@ -130,6 +162,8 @@ def main(arguments: Sequence[str]) -> int:
         console.width = 140
     if arguments[:1] == ["compare"]:
         return _compare(arguments[1:], console)
+    if arguments[:1] == ["page"]:
+        return _page(arguments[1:], console)
     parsed = _parser().parse_args(arguments)
     return _list(console) if parsed.list else _measure(parsed, console)
 

@@ -7,7 +7,7 @@ It reads one JSON object a line and answers with one. Its functions for the engi
 ``do``     beside it                  answer, beside ``"ok": true``
 ========== ========================== ==================================================================
 start      n                          seconds until every engine has answered a call
-work       operation, params,         seconds: one for each repetition; single_calls
+work       operation, params,         seconds: one for each repetition; single_calls; sizes, by name
            repetitions
 controller                            pids
 stop                                  seconds
@@ -49,17 +49,31 @@ def cheap(item: int) -> int:
     return item + 1
 
 
+def busy(item: int) -> int:
+    """Compute for at least 5 µs: a fixed amount of work, since a clock would count waiting as working."""
+    for _ in range(120):
+        item = (item * 1_664_525 + 1_013_904_223) & 0xFFFF_FFFF
+    return item
+
+
+def same(value: Any) -> Any:
+    """Send back what came."""
+    return value
+
+
 class Adapter:
     """Does what the harness asks."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self.functions = Functions(nothing, size, cheap)
+        self.functions = Functions(nothing, size, cheap, busy, same)
 
     def start(self, n: int) -> Mapping[str, Any]:
         """Start engines and have each answer once."""
         begun = time.perf_counter()
         self.peer.start(n)
+        if not n:
+            return {"seconds": time.perf_counter() - begun}
         try:
             self.peer.caller(nothing, ALL)()
         except Unsupported:
@@ -70,7 +84,11 @@ class Adapter:
     def work(self, operation: str, params: Mapping[str, int], repetitions: int) -> Mapping[str, Any]:
         """Measure one operation."""
         measured = OPERATIONS[operation](self.peer, self.functions, params, repetitions)
-        return {"seconds": measured.each, "single_calls": measured.single_calls}
+        return {
+            "seconds": measured.each,
+            "single_calls": measured.single_calls,
+            "sizes": dict(measured.sizes),
+        }
 
     def controller(self) -> Mapping[str, Any]:
         """Which processes pass messages on."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from benchmarks.noise import median, percentile
 from benchmarks.works import MB, Kind, Work
 
-__all__ = ["UNITS", "Figure", "FigureName", "Sample", "figures_of"]
+__all__ = ["UNITS", "Figure", "FigureName", "Sample", "figures_of", "further_engine"]
 
 
 class FigureName(NamedTuple):
@@ -42,12 +42,16 @@ UNITS: Mapping[str, str] = {
     "p99": "s",
     "seconds": "s",
     "import": "s",
+    "register": "s",
+    "each": "s",
     "rate": "1/s",
     "throughput": "B/s",
     "processes": "",
     "total": "B",
     "client": "B",
     "controller": "B",
+    "engine": "B",
+    "further": "B",
 }
 """By the name of the figure."""
 
@@ -78,6 +82,23 @@ class Figure:
         return lower_is_better(self.name.what)
 
 
+def further_engine(
+    figures: Mapping[tuple[FigureName, str], Figure], works: Sequence[Work], peer: str, number: int
+) -> list[tuple[Work, float]]:
+    """What each engine above the smallest number of them takes, from the memory of all processes in a round.
+
+    Returns:
+        Works of Kind.MEMORY with more engines than the smallest, and the bytes for each that they have more.
+    """
+    totals = []
+    for work in works:
+        figure = figures.get((FigureName(work.name, "total"), peer))
+        if work.kind is Kind.MEMORY and figure is not None and number in figure.rounds:
+            totals.append((work.engines, figure.rounds[number], work))
+    totals.sort(key=lambda each: each[0])
+    return [(work, (total - totals[0][1]) / (engines - totals[0][0])) for engines, total, work in totals[1:]]
+
+
 def lower_is_better(what: str) -> bool:
     """Whether less of this is better: of times and sizes, not of rates."""
     return what not in _HIGHER_IS_BETTER
@@ -103,9 +124,12 @@ def figures_of(work: Work, sample: Sample) -> dict[str, float]:
                 figures["seconds"] = median(sample.seconds)
             else:
                 figures["throughput"] = work.amount / median(sample.seconds)
-        case Kind.START:
+        case Kind.START | Kind.TIME:
             figures["seconds"] = median(sample.seconds)
-        case Kind.MEMORY:
+        case Kind.FAN_OUT:
+            figures["p50"] = percentile(sample.seconds, 0.5)
+            figures["each"] = figures["p50"] / work.amount
+        case Kind.MEMORY | Kind.GROWTH:
             pass
     if not figures:
         raise ValueError(f"{work.name}: nothing was measured")

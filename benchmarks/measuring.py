@@ -8,14 +8,15 @@ wrong is no result.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peer import ALL, AwaitCall, Peer, Target
+from benchmarks.peer import ALL, AwaitCall, Peer, Target, Unsupported
 
 __all__ = ["OPERATIONS", "Functions", "Seconds", "WrongResult"]
 
@@ -35,14 +36,17 @@ class Functions:
     nothing: Callable[[], None]
     size: Callable[[Any], int]
     cheap: Callable[[int], int]
+    busy: Callable[[int], int]
+    same: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Seconds:
     """What was measured; see `benchmarks.figures.Sample`."""
 
-    each: list[float]
-    single_calls: list[float]
+    each: list[float] = field(default_factory=list)
+    single_calls: list[float] = field(default_factory=list)
+    sizes: Mapping[str, float] = field(default_factory=dict)
 
 
 Params = Mapping[str, int]
@@ -76,7 +80,7 @@ def latency_sync(peer: Peer, functions: Functions, params: Params, repetitions: 
     call = peer.caller(functions.nothing, _target(params))
     for _ in range(_WARM_CALLS):
         call()
-    return Seconds(_repeat(call, repetitions), [])
+    return Seconds(_repeat(call, repetitions))
 
 
 def latency_await(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
@@ -90,7 +94,7 @@ def latency_await(peer: Peer, functions: Functions, params: Params, repetitions:
             await call(functions.nothing, target)
             if number >= _WARM_CALLS:
                 times.append(time.perf_counter() - begun)
-        return Seconds(times, [])
+        return Seconds(times)
 
     return _on_a_loop(peer, measure)
 
@@ -99,7 +103,7 @@ def burst_sync(peer: Peer, functions: Functions, params: Params, repetitions: in
     """Many calls, then all their results."""
     count, engines = params["count"], params["engines"]
     peer.burst(functions.nothing, count // 10, engines)
-    return Seconds(_repeat(lambda: peer.burst(functions.nothing, count, engines), repetitions), [])
+    return Seconds(_repeat(lambda: peer.burst(functions.nothing, count, engines), repetitions))
 
 
 def burst_await(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
@@ -114,7 +118,7 @@ def burst_await(peer: Peer, functions: Functions, params: Params, repetitions: i
 
     async def measure(call: AwaitCall) -> Seconds:
         await once(call, count // 10)
-        return Seconds([await once(call, count) for _ in range(repetitions)], [])
+        return Seconds([await once(call, count) for _ in range(repetitions)])
 
     return _on_a_loop(peer, measure)
 
@@ -157,9 +161,36 @@ def _on_a_loop(peer: Peer, measure: Callable[[AwaitCall], Awaitable[Seconds]]) -
 
 def map_cheap(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
     """A map over items that cost next to nothing."""
-    items = list(range(params["count"]))
-    _check(peer.map(functions.cheap, items) == [item + 1 for item in items], "map: wrong results")
-    return Seconds(_repeat(lambda: peer.map(functions.cheap, items), repetitions), [])
+    return _map(peer.map, peer.counted, functions.cheap, params["count"], repetitions)
+
+
+def map_busy(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """A map over items that take some microseconds of computing each."""
+    return _map(peer.map, peer.counted, functions.busy, params["count"], repetitions)
+
+
+def map_balanced(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """A task for each item, for whichever engine is free."""
+    return _map(peer.balanced, peer.counted, functions.cheap, params["count"], repetitions, warm=10)
+
+
+def _map(
+    mapped: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]],
+    counted: Callable[[float], float],
+    f: Callable[[int], int],
+    count: int,
+    repetitions: int,
+    warm: int = 1,
+) -> Seconds:
+    """Time maps of all items, after one over a `warm`-th part of them whose results are checked."""
+    items = list(range(count))
+    some = items[: count // warm]
+    _check(mapped(f, some) == [f(item) for item in some], "map: wrong results")
+    times = []
+    for _ in range(repetitions):
+        (taken,) = _repeat(lambda: mapped(f, items), 1)
+        times.append(counted(taken))
+    return Seconds(times)
 
 
 # --- arrays ---------------------------------------------------------------------------------------------
@@ -172,13 +203,21 @@ def _array(nbytes: int) -> Any:
     return np.resize(some, size)
 
 
+def _drop(peer: Peer, name: str, array: Any) -> None:
+    """Put something small where something large was, so that what follows finds the memory free again."""
+    if array.nbytes >= _LARGE:
+        peer.push(name, array[:1], ALL)
+
+
 def scatter(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
     """One part to each engine."""
     array = _array(params["bytes"])
-    peer.scatter("scattered", array)
+    if array.nbytes < _LARGE:
+        peer.scatter("scattered", array)
     times = _repeat(lambda: peer.scatter("scattered", array), repetitions)
     _check(sum(peer.stored("scattered")) == array.nbytes, "scatter: the parts are not the whole")
-    return Seconds(times, [])
+    _drop(peer, "scattered", array)
+    return Seconds(times)
 
 
 def gather(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
@@ -186,16 +225,20 @@ def gather(peer: Peer, functions: Functions, params: Params, repetitions: int) -
     array = _array(params["bytes"])
     peer.scatter("gathered", array)
     _check(np.array_equal(peer.gather("gathered"), array), "gather: not what was scattered")
-    return Seconds(_repeat(lambda: peer.gather("gathered"), repetitions), [])
+    times = _repeat(lambda: peer.gather("gathered"), repetitions)
+    _drop(peer, "gathered", array)
+    return Seconds(times)
 
 
 def push(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
     """The same whole array to each engine."""
     array = _array(params["bytes"])
-    peer.push("pushed", array, ALL)
+    if array.nbytes < _LARGE:
+        peer.push("pushed", array, ALL)
     times = _repeat(lambda: peer.push("pushed", array, ALL), repetitions)
     _check(set(peer.stored("pushed")) == {array.nbytes}, "push: an engine has something else")
-    return Seconds(times, [])
+    _drop(peer, "pushed", array)
+    return Seconds(times)
 
 
 def pull(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
@@ -205,7 +248,9 @@ def pull(peer: Peer, functions: Functions, params: Params, repetitions: int) -> 
     pulled = peer.pull("pulled")
     _check(pulled and all([np.array_equal(each, array) for each in pulled]), "pull: not what was pushed")
     del pulled
-    return Seconds(_repeat(lambda: peer.pull("pulled"), repetitions), [])
+    times = _repeat(lambda: peer.pull("pulled"), repetitions)
+    _drop(peer, "pulled", array)
+    return Seconds(times)
 
 
 def push_to_one(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
@@ -216,14 +261,80 @@ def push_to_one(peer: Peer, functions: Functions, params: Params, repetitions: i
     times = _repeat(lambda: peer.push("large", array, 0), repetitions)
     _check(max(peer.stored("large")) == array.nbytes, "push: the engine has something else")
     peer.push("large", array[:1], 0)  # so that what follows finds the memory free again
-    return Seconds(times, [])
+    return Seconds(times)
 
 
 def apply_argument(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
     """A call with an array as its argument."""
     array = _array(params["bytes"])
     _check(peer.apply(functions.size, array) == array.nbytes, "apply: not the array that was sent")
-    return Seconds(_repeat(lambda: peer.apply(functions.size, array), repetitions), [])
+    return Seconds(_repeat(lambda: peer.apply(functions.size, array), repetitions))
+
+
+def share(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """The same whole array for all engines, in memory that they share."""
+    array = _array(params["bytes"])
+    peer.share("shared", array)
+    times = _repeat(lambda: peer.share("shared", array), repetitions)
+    _check(set(peer.stored("shared")) == {array.nbytes}, "share: an engine sees something else")
+    return Seconds(times)
+
+
+# --- other objects ----------------------------------------------------------------------------------------
+
+
+def echo(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """An object as a call's argument, which returns it."""
+    made = _OBJECTS[params["object"]](params["rows"])
+    came = peer.apply(functions.same, made)
+    _check(type(came) is type(made), f"echo: a {type(came).__name__} came back")
+    _check(came == made if isinstance(made, list) else came.equals(made), "echo: not what was sent")
+    del came
+    return Seconds(_repeat(lambda: peer.apply(functions.same, made), repetitions))
+
+
+def _floats(rows: int) -> list[float]:
+    floats: list[float] = np.random.default_rng(0).random(rows).tolist()
+    return floats
+
+
+def _columns(rows: int) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {f"column {number}": random.random(rows) for number in range(10)}
+
+
+def _frame(rows: int) -> Any:
+    return _module("pandas").DataFrame(_columns(rows))
+
+
+def _table(rows: int) -> Any:
+    return _module("pyarrow").table(_columns(rows))
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Unsupported(f"{name} isn't installed in its environment") from None
+
+
+_OBJECTS = (_floats, _frame, _table)
+
+
+# --- what only directview is asked ------------------------------------------------------------------------
+
+
+def growth(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """What a great many calls leave behind in the processes."""
+    grown = peer.growth(functions.nothing, params["count"], params["beginning"])
+    sizes = {"client": grown.client, "controller": grown.controller, "engine": grown.engine}
+    return Seconds(sizes=sizes)
+
+
+def simulated(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """Registration of many engines, and calls on all of them."""
+    measured = peer.simulated(functions.nothing, params["engines"], repetitions)
+    return Seconds(measured.calls, sizes={"register": measured.register})
 
 
 OPERATIONS: Mapping[str, Callable[[Peer, Functions, Params, int], Seconds]] = {
@@ -235,12 +346,18 @@ OPERATIONS: Mapping[str, Callable[[Peer, Functions, Params, int], Seconds]] = {
         burst_await,
         concurrent_awaits,
         map_cheap,
+        map_busy,
+        map_balanced,
         scatter,
         gather,
         push,
         pull,
         push_to_one,
         apply_argument,
+        share,
+        echo,
+        growth,
+        simulated,
     )
 }
 """By name, as `benchmarks.works` calls them."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
-__all__ = ["ALL", "Array", "AwaitCall", "Peer", "Target", "Unsupported"]
+__all__ = ["ALL", "Array", "AwaitCall", "Growth", "Peer", "Simulated", "Target", "Unsupported"]
 
 Array = Any
 """A numpy array; of any library's environment, so without a type of numpy's."""
@@ -24,6 +25,26 @@ ALL: Target = None
 
 AwaitCall = Callable[[Callable[[], Any], Target], Awaitable[Any]]
 """Call a function without arguments on a target, and await its result."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes by which processes grew while a great many calls were made; not counting their beginning."""
+
+    client: int
+    controller: int
+    engine: int
+    """Of the engine that grew most."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What was measured with engines that are sockets and bookkeeping only."""
+
+    register: float
+    """Seconds from the first one's start until the client knows all of them."""
+    calls: list[float]
+    """Seconds of single calls on all of them."""
 
 
 class Unsupported(Exception):
@@ -85,6 +106,14 @@ class Peer:
         """``list(map(f, items))`` on all engines."""
         self._refuse("map")
 
+    def balanced(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """``list(map(f, items))``, each item a task of its own for whichever engine is free."""
+        self._refuse("balanced")
+
+    def counted(self, seconds: float) -> float:
+        """As how much a map that took so long counts: a program that computes a bound has its own answer."""
+        return seconds
+
     # --- arrays ---------------------------------------------------------------------------------------
 
     def scatter(self, name: str, array: Array) -> None:
@@ -99,6 +128,10 @@ class Peer:
         """Set `name` to the whole of `array` on a target; return when it has it."""
         self._refuse("push")
 
+    def share(self, name: str, array: Array) -> None:
+        """Set `name` to the whole of `array` on all engines, read-only, in memory that all of them see."""
+        self._refuse("share")
+
     def pull(self, name: str) -> Sequence[Array]:
         """What `name` is on each engine."""
         self._refuse("pull")
@@ -106,3 +139,13 @@ class Peer:
     def stored(self, name: str) -> Sequence[int]:
         """How many bytes `name` is on each engine; 0 where it is not set."""
         self._refuse("stored")
+
+    # --- what only directview is asked ------------------------------------------------------------------
+
+    def growth(self, f: Callable[[], Any], count: int, beginning: int) -> Growth:
+        """Make `count` calls of `f` on all engines in turn; how much everybody grew after the `beginning`."""
+        self._refuse("growth")
+
+    def simulated(self, f: Callable[[], Any], n: int, calls: int) -> Simulated:
+        """Start a controller and `n` simulated engines, and call `f` on all of them, `calls` times."""
+        self._refuse("simulated")

@@ -31,7 +31,11 @@ __all__ = [
 
 IMPORTABLE = str(Path(__file__).resolve().parents[1])
 """PYTHONPATH of the peers' processes: the folder that holds `benchmarks`."""
-_END_SECONDS = 30.0
+_END_SECONDS = 20.0
+_HURRY_SECONDS = 3.0
+_LOOK_SECONDS = 0.5
+_LEAST_MEMORY = 1_000_000_000
+"""Bytes that must be left for everything else: some copy a large array so often that the machine is full."""
 _LEAVE_SECONDS = 3.0
 """Seconds in which what a peer started must be gone after the peer has ended."""
 
@@ -114,9 +118,14 @@ class AdapterProcess:
         poll.register(fd, select.POLLIN)
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                self.end()
-                raise AdapterEnded(f"no answer after {timeout:g} s: {self._last_words()}")
+            if left <= 0:
+                self.end(_HURRY_SECONDS)
+                raise AdapterEnded(f"no answer after {timeout:.0f} s: {self._last_words()}")
+            if psutil.virtual_memory().available < _LEAST_MEMORY:
+                self.end(0.0)
+                raise AdapterEnded("it took nearly all memory of this machine, and was ended")
+            if not poll.poll(min(left, _LOOK_SECONDS) * 1000):
+                continue
             read = os.read(fd, 1 << 20)
             if not read:
                 raise AdapterEnded(f"its process ended: {self._last_words()}")
@@ -143,8 +152,8 @@ class AdapterProcess:
         """
         return _pss(psutil.Process(self._process.pid).children(recursive=True))
 
-    def end(self) -> None:
-        """Ask it to end, and kill it and all that it started if it doesn't."""
+    def end(self, patience: float = _END_SECONDS) -> None:
+        """Ask it to end, and kill it and all that it started if it doesn't within `patience` seconds."""
         descendants: list[psutil.Process] = []
         try:
             descendants = psutil.Process(self._process.pid).children(recursive=True)
@@ -156,7 +165,7 @@ class AdapterProcess:
             except BrokenPipeError:
                 pass
         try:
-            self._process.wait(_END_SECONDS)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

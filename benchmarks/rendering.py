@@ -19,7 +19,15 @@ from benchmarks.noise import spread
 from benchmarks.report import SUBJECT, Report
 from benchmarks.targets import Target
 
-__all__ = ["Sheet", "comparison_sheets", "quantity", "report_sheets", "to_markdown", "to_terminal"]
+__all__ = [
+    "Sheet",
+    "comparison_sheets",
+    "quantity",
+    "markdown_lines",
+    "report_sheets",
+    "to_markdown",
+    "to_terminal",
+]
 
 
 @dataclass(frozen=True)
@@ -58,17 +66,14 @@ def _digits(value: float) -> str:
 
 
 def report_sheets(report: Report, targets: Iterable[Target]) -> list[Sheet]:
-    """Figures beside the peers', figures beside the limits, targets, and who was missing."""
-    sheets = [_peers(report)]
-    limits = _limits(report)
-    if limits.rows:
-        sheets.append(limits)
-    sheets.append(_targets(report, targets))
-    sheets.append(_participants(report))
-    refused = _refusals(report)
-    if refused.rows:
-        sheets.append(refused)
-    return sheets
+    """Targets, losses, figures beside the peers', variants and limits, and who was missing."""
+    some = [_losses(report), _peers(report), _variants(report), _limits(report)]
+    return [
+        _targets(report, targets),
+        *[sheet for sheet in some if sheet.rows],
+        _participants(report),
+        *[sheet for sheet in [_refusals(report)] if sheet.rows],
+    ]
 
 
 def _label(report: Report, name: FigureName) -> str:
@@ -81,10 +86,14 @@ _WHAT: Mapping[str, str] = {
     "p50": "median",
     "p99": "p99",
     "import": "import before it",
+    "register": "registration",
+    "each": "a call, for each engine",
     "processes": "processes",
     "total": "all processes (PSS)",
     "client": "growth of the client (RSS)",
     "controller": "growth of the controller",
+    "engine": "growth of an engine",
+    "further": "each further engine (PSS)",
 }
 
 
@@ -104,7 +113,8 @@ def _peers(report: Report) -> Sheet:
         for peer, figure in zip(peers, shown[1:], strict=True):
             ratio = report.times_better(name, peer.name)
             row.append(_value(figure) + ("" if ratio is None else f" ({quantity(ratio, '×')})"))
-        row.append("" if ours is None else f"{spread(list(ours.rounds.values())):.0%}")
+        rounds = [] if ours is None else list(ours.rounds.values())
+        row.append(f"{spread(rounds):.0%}" if len(rounds) > 1 else "")
         rows.append(row)
     titles = [f"{peer.title}{' (missing)' if peer.missing else ''}" for peer in peers]
     return Sheet(
@@ -118,34 +128,106 @@ def _peers(report: Report) -> Sheet:
     )
 
 
+def _losses(report: Report) -> Sheet:
+    losses = []
+    for name in report.names():
+        for peer in report.having("peer"):
+            ratio = report.times_better(name, peer.name)
+            if ratio is not None and ratio < 1:
+                ours, theirs = report.figures[name, SUBJECT], report.figures[name, peer.name]
+                losses.append((ratio, [_label(report, name), _value(ours), peer.title, _value(theirs)]))
+    losses.sort(key=lambda loss: loss[0])
+    return Sheet(
+        "Where directview loses",
+        ["", SUBJECT, "who is better", "its figure", "directview's part of it"],
+        [[*row, quantity(ratio, "×")] for ratio, row in losses],
+        ["Every figure in which a peer is better, the worst loss first."],
+    )
+
+
+def _variants(report: Report) -> Sheet:
+    variants = report.having("variant")
+    rows = []
+    for name in report.names():
+        shown = [report.figures.get((name, variant.name)) for variant in variants]
+        if any(shown):
+            ours = report.figures.get((name, SUBJECT))
+            rows.append([_label(report, name), _value(ours), *[_value(figure) for figure in shown]])
+    return Sheet(
+        "directview otherwise",
+        ["", SUBJECT, *[variant.title for variant in variants]],
+        rows,
+        ["The same work without memory that processes share, and over TCP with CURVE as between machines."],
+    )
+
+
+_VARIANTS_LIMIT = "chunked-relay"
+"""The limit program that does what directview does without shared memory."""
+
+
 def _limits(report: Report) -> Sheet:
     rows = []
     for name in report.names():
         for limit in report.having("limit"):
             bound = report.figures.get((name, limit.name))
-            ratio = report.times_better(name, limit.name)
-            if bound is not None and ratio is not None:
-                ours = report.figures.get((name, SUBJECT))
-                rows.append(
-                    [_label(report, name), _value(ours), limit.title, _value(bound), quantity(ratio, "×")]
-                )
+            for who in report.having("subject", "variant"):
+                if name.what == "p99" or (who.role == "variant" and limit.name != _VARIANTS_LIMIT):
+                    continue
+                ratio = report.times_better(name, limit.name, who.name)
+                if bound is not None and ratio is not None:
+                    row = [_label(report, name), limit.title, _value(bound), who.title]
+                    ours = _value(report.figures.get((name, who.name)))
+                    rows.append([*row, ours, quantity(ratio, "×")])
     return Sheet(
         "Beside the limits of this machine",
-        ["", SUBJECT, "limit program", "its figure", "part reached"],
+        ["", "limit program", "its figure", "who", "theirs", "part reached"],
         rows,
         [
             "Part reached: 1 is as good as the program that does nothing but this.",
-            "More is possible where several calls travel in one message: the bare relay sends each alone.",
+            "More is possible where several calls travel in one message: the bare relay sends each alone;",
+            "and where shared memory takes the place of a relay.",
         ],
     )
 
 
 def _targets(report: Report, targets: Iterable[Target]) -> Sheet:
     rows = []
+    counts: dict[str, int] = {}
     for verdict in report.verdicts(targets):
-        value = "–" if verdict.value is None else quantity(verdict.value, verdict.unit)
-        rows.append([verdict.title, value, verdict.state])
-    return Sheet("Targets", ["target", "measured", ""], rows)
+        counts[verdict.state] = counts.get(verdict.state, 0) + 1
+        rows.append([verdict.title, "", "", verdict.state])
+        for finding in verdict.findings:
+            value = "–" if finding.value is None else quantity(finding.value, finding.unit)
+            beside = [quantity(each, finding.beside_unit) for each in finding.beside]
+            if len(beside) == 2:
+                value += f" ({beside[0]}, {beside[1]})"
+            elif beside:
+                value += f" (p99 {beside[0]})"
+            state = f"{finding.state}: {finding.why}" if finding.why else finding.state
+            rows.append(["", finding.text, value, state])
+    said = ", ".join([f"{counts[state]} {state}" for state in _STATES if state in counts])
+    return Sheet(
+        "Targets", ["target", "must be", "measured", ""], rows, [f"{said}; {_HOW_JUDGED}", *_warnings(report)]
+    )
+
+
+def _warnings(report: Report) -> list[str]:
+    load, cores = report.machine.get("load", 0), report.machine.get("cores", 1)
+    if load <= _BUSY * cores:
+        return []
+    said = (
+        f"Beware: the machine was busy with other things (load {load} on {cores} cores) when this run began."
+    )
+    return [f"{said} Its figures say little, and its ratios not much more."]
+
+
+_BUSY = 0.5
+"""Load for each core from which on figures say little."""
+_HOW_JUDGED = (
+    "computed from this run. A ratio (×) says how many times better directview is, beside the figures that "
+    "it is made of: directview's, and the other's."
+)
+_STATES = ("reached", "missed", "not measured")
 
 
 def _participants(report: Report) -> Sheet:
@@ -167,6 +249,7 @@ def _machine(report: Report) -> str:
         f"{machine.get('processor')}, {machine.get('cores')} cores, {memory}, "
         f"{machine.get('system')}, {machine.get('python')}; load {machine.get('load')} at the start; "
         f"{report.started}, {report.depth}, {report.rounds} round{'' if report.rounds == 1 else 's'}"
+        f" in {report.seconds / 60:.1f} min"
     )
 
 
@@ -231,13 +314,18 @@ def to_terminal(sheets: Iterable[Sheet]) -> RenderableType:
 
 def to_markdown(sheets: Iterable[Sheet], title: str) -> str:
     """One document."""
-    lines = [f"# {title}", ""]
+    return "\n".join([f"# {title}", "", *markdown_lines(sheets)])
+
+
+def markdown_lines(sheets: Iterable[Sheet]) -> list[str]:
+    """A section for each."""
+    lines = []
     for sheet in sheets:
         lines += [f"## {sheet.title}", ""]
         lines += [_markdown_row(sheet.columns), _markdown_row(["---"] * len(sheet.columns))]
         lines += [_markdown_row(row) for row in sheet.rows]
         lines += ["", *[f"{note}\n" for note in sheet.notes]]
-    return "\n".join(lines)
+    return lines
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

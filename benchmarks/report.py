@@ -16,10 +16,10 @@ from benchmarks.works import Work
 
 __all__ = ["FORMAT", "SUBJECT", "Participant", "Refusal", "Report", "ReportError"]
 
-FORMAT = 1
+FORMAT = 2
 SUBJECT = "directview"
 
-Role = Literal["subject", "peer", "limit"]
+Role = Literal["subject", "variant", "peer", "limit"]
 
 
 class ReportError(ValueError):
@@ -61,6 +61,8 @@ class Report:
     machine: dict[str, Any]
     works: dict[str, str]
     """name → title, in order."""
+    seconds: float = 0.0
+    """How long all rounds took."""
     participants: dict[str, Participant] = field(default_factory=dict)
     figures: dict[tuple[FigureName, str], Figure] = field(default_factory=dict)
     """By name and peer."""
@@ -82,6 +84,10 @@ class Report:
         if known is None or (failed and not known.failed):
             self.refusals[work.name, peer] = Refusal(work.name, peer, reason, failed)
 
+    def measured(self, work: Work, peer: str) -> bool:
+        """Whether it has a figure of this work."""
+        return any([name.work == work.name and whose == peer for name, whose in self.figures])
+
     # --- what it says ---------------------------------------------------------------------------------
 
     def figure(self, work: str, what: str, peer: str = SUBJECT) -> Figure | None:
@@ -95,10 +101,26 @@ class Report:
         found = dict.fromkeys([name for name, _ in self.figures])
         return sorted(found, key=lambda name: (order.get(name.work, len(order)), kinds[name.what]))
 
-    def times_better(self, name: FigureName, peer: str) -> float | None:
-        """How many times better we are than `peer`; None if either has no figure."""
-        ours, theirs = self.figures.get((name, SUBJECT)), self.figures.get((name, peer))
+    def times_better(self, name: FigureName, peer: str, than: str = SUBJECT) -> float | None:
+        """How many times better we (or the variant `than`) are than `peer`; None if either has no figure."""
+        ours, theirs = self.figures.get((name, than)), self.figures.get((name, peer))
         return times_better(ours, theirs) if ours is not None and theirs is not None else None
+
+    def asked(self, work: str) -> bool:
+        """Whether this work was chosen."""
+        return work in self.works
+
+    def why_not(self, work: str, peer: str) -> str:
+        """Why somebody has no figure of a work; empty if nothing is known."""
+        participant = self.participants.get(peer)
+        refusal = self.refusals.get((work, peer))
+        if participant is None:
+            return f"{peer} was not asked"
+        if participant.missing:
+            return f"{peer} is MISSING: {participant.missing}"
+        if refusal is not None:
+            return f"{peer}: {refusal.reason}"
+        return "" if work in self.works else "the work was not chosen"
 
     def having(self, *roles: Role) -> list[Participant]:
         """Who took part, or should have."""
@@ -106,7 +128,7 @@ class Report:
 
     def verdicts(self, targets: Iterable[Target]) -> list[Verdict]:
         """Which targets this run reaches."""
-        return [judge(target, self.figure, self.times_better) for target in targets]
+        return [judge(target, self) for target in targets]
 
     # --- as JSON --------------------------------------------------------------------------------------
 
@@ -117,23 +139,29 @@ class Report:
             "started": self.started,
             "depth": self.depth,
             "rounds": self.rounds,
+            "seconds": self.seconds,
             "machine": self.machine,
             "works": self.works,
             "participants": [asdict(participant) for participant in self.participants.values()],
-            "figures": [self._figure_json(name, peer) for name in self.names() for peer in self.participants],
+            "figures": [
+                self._figure_json(self.figures[name, peer])
+                for name in self.names()
+                for peer in self.participants
+                if (name, peer) in self.figures
+            ],
             "refusals": [asdict(refusal) for refusal in self.refusals.values()],
             "targets": [asdict(verdict) for verdict in self.verdicts(targets)],
         }
 
-    def _figure_json(self, name: FigureName, peer: str) -> dict[str, Any]:
-        figure = self.figures.get((name, peer))
+    def _figure_json(self, figure: Figure) -> dict[str, Any]:
+        name, peer = figure.name, figure.peer
         return {
             "work": name.work,
             "figure": name.what,
-            "unit": UNITS[name.what],
+            "unit": figure.unit,
             "peer": peer,
-            "rounds": {} if figure is None else {str(k): v for k, v in figure.rounds.items()},
-            "median": None if figure is None else figure.value,
+            "rounds": {str(number): value for number, value in figure.rounds.items()},
+            "median": figure.value,
             "times_better": None if peer == SUBJECT else self.times_better(name, peer),
         }
 
@@ -155,14 +183,14 @@ class Report:
                 contents["rounds"],
                 contents["machine"],
                 contents["works"],
+                contents["seconds"],
             )
             for entry in contents["participants"]:
                 report.participants[entry["name"]] = Participant(**entry)
             for entry in contents["figures"]:
-                if entry["rounds"]:
-                    name = FigureName(entry["work"], entry["figure"])
-                    rounds = {int(number): float(value) for number, value in entry["rounds"].items()}
-                    report.figures[name, entry["peer"]] = Figure(name, entry["peer"], rounds)
+                name = FigureName(entry["work"], entry["figure"])
+                rounds = {int(number): float(value) for number, value in entry["rounds"].items()}
+                report.figures[name, entry["peer"]] = Figure(name, entry["peer"], rounds)
             for entry in contents["refusals"]:
                 refusal = Refusal(**entry)
                 report.refusals[refusal.work, refusal.peer] = refusal

@@ -23,7 +23,7 @@ from directview.wire.messages import OK, CallItem, Result, ResultItem, Submit, e
 from directview.wire.objects import dump_arguments, dump_function, dumps
 from directview.wire.parcels import pack
 
-__all__ = ["BareRelay"]
+__all__ = ["BareRelay", "message_sizes"]
 
 _ALL = 255
 _HEAD = struct.Struct("<BQ")
@@ -102,11 +102,11 @@ def _engine(address: str, number: int, result_bytes: int) -> None:
     _serve(socket, lambda message: socket.send(message[0][: _HEAD.size] + rest))
 
 
-def _sizes(f: Callable[[], Any]) -> tuple[int, int]:
-    """Bytes of the messages that carry a call of `f` and its result."""
+def message_sizes() -> tuple[int, int]:
+    """Bytes of the messages that carry the smallest call and its result."""
     uuid = os.urandom(16)
-    call = pack((dump_function(f), dump_arguments((), {})))
-    submit = Submit(uuid, 1000, (CallItem(1000, (0,), f.__name__, 0, call.nbytes, 0, call.body),))
+    call = pack((dump_function(_nothing), dump_arguments((), {})))
+    submit = Submit(uuid, 1000, (CallItem(1000, (0,), _nothing.__name__, 0, call.nbytes, 0, call.body),))
     value = pack((dumps(None),))
     result = Result(uuid, 0, (ResultItem(1000, OK, 1e9, 1e9, value.nbytes, 0, value.body),))
     return len(encode(submit)), len(encode(result))
@@ -134,7 +134,7 @@ class BareRelay(Peer):
         self._processes: Processes | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._n = 0
-        call_bytes, self._result_bytes = _sizes(_nothing)
+        call_bytes, self._result_bytes = message_sizes()
         self._rest = os.urandom(call_bytes - _HEAD.size)
 
     def start(self, n: int) -> None:

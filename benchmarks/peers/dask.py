@@ -19,6 +19,7 @@ class DaskPeer(Peer):
     distributions = ("dask", "distributed", "tornado", "msgpack", "numpy")
     cannot: ClassVar[Mapping[str, str]] = {
         "controllers": "its scheduler runs in the client's own process here",
+        "share": "its workers share no memory",
     }
 
     def __init__(self) -> None:
@@ -52,7 +53,8 @@ class DaskPeer(Peer):
 
     def apply(self, f: Callable[[Any], Any], argument: Any) -> Any:
         worker = [self._workers[0]]
-        sent = self._client.scatter(argument, workers=worker, hash=False)
+        # In a list: its scatter takes a list apart.
+        (sent,) = self._client.scatter([argument], workers=worker, hash=False)
         return self._client.submit(f, sent, workers=worker, pure=False).result()
 
     def burst(self, f: Callable[[], Any], count: int, engines: int) -> None:
@@ -80,6 +82,10 @@ class DaskPeer(Peer):
         sent = self._client.scatter(chunks, hash=False)
         parts = self._client.gather(self._client.map(_mapped, [f] * len(sent), sent, pure=False))
         return [item for part in parts for item in part]
+
+    def balanced(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        balanced: list[Any] = self._client.gather(self._client.map(f, items, pure=False))
+        return balanced
 
     # --- arrays ---------------------------------------------------------------------------------------
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import operator
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
-from benchmarks.peer import Array, AwaitCall, Peer, Target
+from benchmarks.peer import Array, AwaitCall, Growth, Peer, Simulated, Target
+from benchmarks.peers.swarm import Swarm
 
 __all__ = ["DirectviewPeer"]
+
+_START_SECONDS = 60.0
+_BURST = 5_000
 
 
 class DirectviewPeer(Peer):
     """A private cluster; a second client, bound to the loop, for what is awaited."""
 
     distributions = ("directview", "pyzmq", "msgpack", "cloudpickle", "numpy")
+    cannot: ClassVar[Mapping[str, str]] = {"share": "missing: this version's Client has no share()"}
 
     def __init__(self) -> None:
         # At run time, although it is at hand: what importing costs is part of what is measured.
@@ -25,10 +34,14 @@ class DirectviewPeer(Peer):
         self._connection = importlib.import_module("directview.connection")
         self._cluster: Any = None
         self._client: Any = None
+        self._file = ""
 
     def start(self, n: int) -> None:
+        if not n:
+            return  # what comes then starts its own
         self._cluster = self._directview.Cluster(n=n)
         self._client = self._cluster.__enter__()
+        self._file = self._cluster.connection_file
         self._all = self._client[:]
         self._one = self._client[0]
 
@@ -36,6 +49,13 @@ class DirectviewPeer(Peer):
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             cluster.__exit__(None, None, None)
+
+    def _connect(self, n: int) -> None:
+        """Be a client of what `_file` names, once it has `n` engines."""
+        self._client = self._directview.Client(self._file)
+        self._client.wait_for_engines(n, timeout=_START_SECONDS)
+        self._all = self._client[:]
+        self._one = self._client[0]
 
     def controllers(self) -> Sequence[int]:
         return [self._connection.load(self._cluster.connection_file).pid]
@@ -57,7 +77,7 @@ class DirectviewPeer(Peer):
 
     @asynccontextmanager
     async def awaiting(self) -> AsyncIterator[AwaitCall]:
-        async with self._directview.Client(self._cluster.connection_file) as client:
+        async with self._directview.Client(self._file) as client:
             views: dict[Target, Any] = {id: client[id] for id in client.ids}
             views[None] = client[:]
 
@@ -71,6 +91,10 @@ class DirectviewPeer(Peer):
         mapped: list[Any] = self._all.map_sync(f, items)
         return mapped
 
+    def balanced(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        mapped: list[Any] = self._client.load_balanced_view().map_sync(f, items, chunksize=1)
+        return mapped
+
     def scatter(self, name: str, array: Array) -> None:
         self._all.scatter_sync(name, array)
 
@@ -79,6 +103,12 @@ class DirectviewPeer(Peer):
 
     def push(self, name: str, array: Array, target: Target) -> None:
         self._view(target).push_sync({name: array})
+
+    def share(self, name: str, array: Array) -> None:
+        share = getattr(self._client, "share", None)
+        if share is None:
+            self._refuse("share")
+        self._all.push_sync({name: share(array)})
 
     def pull(self, name: str) -> Sequence[Array]:
         pulled: Sequence[Array] = self._all.pull_sync(name)
@@ -89,3 +119,56 @@ class DirectviewPeer(Peer):
             f"globals()[{name!r}].nbytes if {name!r} in globals() else 0"
         )
         return sizes
+
+    # --- what only directview is asked ------------------------------------------------------------------
+
+    def growth(self, f: Callable[[], Any], count: int, beginning: int) -> Growth:
+        psutil = importlib.import_module("psutil")
+        processes = {"client": [os.getpid()], "controller": [*self.controllers()]}
+        processes["engine"] = [info.pid for info in self._client.engine_infos.values()]
+
+        def resident() -> Mapping[str, list[int]]:
+            return {
+                what: [psutil.Process(pid).memory_info().rss for pid in pids]
+                for what, pids in processes.items()
+            }
+
+        self._calls(f, beginning)
+        before = resident()
+        self._calls(f, count - beginning)
+        after = resident()
+        return Growth(
+            **{what: max(map(operator.sub, after[what], before[what]), default=0) for what in processes}
+        )
+
+    def _calls(self, f: Callable[[], Any], count: int) -> None:
+        engines = len(self._client.ids)
+        for done in range(0, count, _BURST):
+            self.burst(f, min(_BURST, count - done), engines)
+
+    def simulated(self, f: Callable[[], Any], n: int, calls: int) -> Simulated:
+        cluster = self._directview.Cluster(n=0)
+        cluster.start_cluster_sync()
+        client = swarm = None
+        try:
+            client = self._directview.Client(cluster.connection_file)
+            client.ids  # noqa: B018 - connects
+            begun = time.perf_counter()
+            swarm = Swarm(Path(cluster.connection_file).with_name("engine.json"), n)
+            client.wait_for_engines(n, timeout=_START_SECONDS)
+            register = time.perf_counter() - begun
+            call = client[:].apply_sync
+            if call(f) != [None] * n:
+                raise RuntimeError(f"not all of {n} simulated engines answered rightly")
+            seconds = []
+            for _ in range(calls):
+                begun = time.perf_counter()
+                call(f)
+                seconds.append(time.perf_counter() - begun)
+            return Simulated(register, seconds)
+        finally:
+            if client is not None:
+                client.close()
+            if swarm is not None:
+                swarm.end()
+            cluster.stop_cluster_sync()

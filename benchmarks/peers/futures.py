@@ -22,7 +22,7 @@ class FuturesPeer(Peer):
     cannot: ClassVar[Mapping[str, str]] = {
         "controllers": "nothing stands between client and workers",
         "address": "its workers can't be addressed",
-        **dict.fromkeys(("scatter", "gather", "push", "pull", "stored"), _NO_NAMES),
+        **dict.fromkeys(("scatter", "gather", "push", "pull", "share", "stored"), _NO_NAMES),
     }
     distributions = ("numpy",)
 
@@ -75,6 +75,9 @@ class FuturesPeer(Peer):
     def map(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         chunk = -(-len(items) // self._n)
         return list(self._running().map(f, items, chunksize=chunk))
+
+    def balanced(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return list(self._running().map(f, items, chunksize=1))
 
 
 def _pause() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.peer import Array, AwaitCall, Peer, Target
 
@@ -17,6 +17,7 @@ class IPyParallelPeer(Peer):
     """A cluster of its own, and its direct view."""
 
     distributions = ("ipyparallel", "ipykernel", "pyzmq", "tornado", "numpy")
+    cannot: ClassVar[Mapping[str, str]] = {"share": "its engines share no memory"}
 
     def __init__(self) -> None:
         self._ipp = importlib.import_module("ipyparallel")
@@ -66,6 +67,9 @@ class IPyParallelPeer(Peer):
 
     def map(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return list(self._all.map_sync(f, items))
+
+    def balanced(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return list(self._client.load_balanced_view().map_sync(f, items, chunksize=1))
 
     def scatter(self, name: str, array: Array) -> None:
         self._all.scatter(name, array, block=True)

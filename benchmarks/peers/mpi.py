@@ -25,6 +25,8 @@ class MpiPeer(Peer):
         "controllers": "nothing stands between the ranks",
         "awaiting": "a rank blocks in its collectives; there is nothing to await",
         "address": "a burst of calls that nobody waits for is nothing that collectives do",
+        "balanced": "every rank takes part in every collective: nothing is balanced",
+        "share": "each rank gets a copy of its own",
     }
 
     def __init__(self) -> None:
@@ -70,6 +72,9 @@ class MpiPeer(Peer):
     def apply(self, f: Callable[[Any], Any], argument: Any) -> Any:
         world = self._world
         world.bcast(("only", 1), 0)
+        if not isinstance(argument, self._numpy.ndarray):
+            world.send(("call_with", self._cloudpickle.dumps(f), argument), 1)
+            return world.recv(source=1)
         world.send(("call_one", self._cloudpickle.dumps(f), ((argument.shape, argument.dtype.str),)), 1)
         world.Send(argument, 1)
         return world.recv(source=1)
@@ -160,6 +165,9 @@ class _Rank:
             self.world.Recv(array, source=0)
             received.append(array)
         return self.loads(function)(*received)
+
+    def call_with(self, function: bytes, argument: Any) -> Any:
+        return self.loads(function)(argument)
 
     def keep(self, name: str, length: int) -> None:
         self.names[name] = self.numpy.empty(length)

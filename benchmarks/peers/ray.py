@@ -100,6 +100,12 @@ class RayPeer(Peer):
         parts = self._ray.get([a.map.remote(f, c) for a, c in zip(self._actors, chunks, strict=False)])
         return [item for part in parts for item in part]
 
+    def balanced(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        # What Ray has for actors. (Its tasks need processes beside them.)
+        pool = importlib.import_module("ray.util").ActorPool(self._actors)
+        known = self._ray.put(f)
+        return list(pool.map(lambda actor, item: actor.call.remote(known, item), items))
+
     # --- arrays ---------------------------------------------------------------------------------------
 
     def _set(self, name: str, references: Sequence[Any], actors: Sequence[Any]) -> None:
@@ -115,6 +121,9 @@ class RayPeer(Peer):
     def push(self, name: str, array: Array, target: Target) -> None:
         actors = self._on(target)
         self._set(name, [self._ray.put(array)] * len(actors), actors)
+
+    def share(self, name: str, array: Array) -> None:
+        self.push(name, array, None)  # which it always does by sharing
 
     def pull(self, name: str) -> Sequence[Array]:
         pulled: Sequence[Array] = self._ray.get([a.get.remote(name) for a in self._actors])

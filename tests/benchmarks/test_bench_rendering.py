@@ -76,10 +76,34 @@ def test_both_forms_say_the_same(report: Report) -> None:
             assert said in text
 
 
-def test_a_target_that_is_missed_says_so_with_its_figure(report: Report) -> None:
+def test_a_condition_that_is_missed_says_so_with_its_figures(report: Report) -> None:
     lines = to_markdown(report_sheets(report, TARGETS), "Benchmarks").splitlines()
-    (line,) = [line for line in lines if line.startswith("| no-op on one engine: ≤")]
-    assert line.endswith("| 0.50× | missed |")
+    (line,) = [line for line in lines if line.startswith("|  | ≤ 1/6 of ipyparallel's")]
+    assert line.endswith("| 0.50× (2.00 ms, 1.00 ms) | missed |")
+    (line,) = [line for line in lines if line.startswith("| no-op call on 1 engine")]
+    assert line.endswith("| missed |")
+
+
+def test_what_could_not_be_judged_says_why(report: Report) -> None:
+    lines = to_markdown(report_sheets(report, TARGETS), "Benchmarks").splitlines()
+    (line,) = [line for line in lines if line.startswith("|  | ≤ 0.7 of Ray's")]
+    assert line.endswith("| not measured: ray is MISSING: pip install ray: ERROR: no such version |")
+
+
+def test_losses_have_a_table_of_their_own_the_worst_first(report: Report) -> None:
+    for number in range(3):
+        report.add(WORK["noop-4-sync"], SUBJECT, number, {"p50": 0.003})
+        report.add(WORK["noop-4-sync"], "ipyparallel", number, {"p50": 0.001})
+        report.add(WORK["start-4"], SUBJECT, number, {"seconds": 1.0})
+        report.add(WORK["start-4"], "ipyparallel", number, {"seconds": 2.0})
+    (sheet,) = [sheet for sheet in report_sheets(report, TARGETS) if sheet.title == "Where directview loses"]
+    assert [row[-1] for row in sheet.rows] == ["0.33×", "0.50×"]
+
+
+def test_a_single_round_has_no_spread(report: Report) -> None:
+    report.add(WORK["start-4"], SUBJECT, 0, {"seconds": 1.0})
+    (sheet,) = [sheet for sheet in report_sheets(report, TARGETS) if sheet.title == "Figures"]
+    assert [row[-1] for row in sheet.rows] == ["", "0%"]
 
 
 def test_a_comparison_names_the_regression(report: Report) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.figures import Figure, FigureName, Sample, figures_of, times_better
+from benchmarks.figures import Figure, FigureName, Sample, figures_of, further_engine, times_better
 from benchmarks.report import SUBJECT, Participant, Report, ReportError
-from benchmarks.targets import TARGETS, AtMost, TimesBetter, Verdict
+from benchmarks.targets import TARGETS
 from benchmarks.works import WORKS, Kind, Work
 
 WORK = {work.name: work for work in WORKS}
@@ -62,6 +62,16 @@ class TestFigures:
             with pytest.raises(ValueError, match=r"no values|nothing was measured"):
                 figures_of(work(kind), Sample())
 
+    def test_a_call_on_many_is_also_told_per_engine(self) -> None:
+        sample = Sample([0.5] * 3, sizes={"register": 2.0})
+        assert figures_of(work(Kind.FAN_OUT, 10), sample) == {"register": 2.0, "p50": 0.5, "each": 0.05}
+
+    def test_what_a_further_engine_takes_follows_from_two_numbers_of_engines(self) -> None:
+        report = a_report(directview={"memory-4 total": [80.0, 90.0], "memory-16 total": [160.0]})
+        (found,) = further_engine(report.figures, WORKS, SUBJECT, 0)
+        assert (found[0].name, found[1]) == ("memory-16", (160 - 80) / 12)
+        assert further_engine(report.figures, WORKS, SUBJECT, 1) == []
+
     def test_a_figure_is_the_median_of_its_rounds(self) -> None:
         assert figure("p50", 3.0, 1.0, 2.0).value == 2.0
 
@@ -91,53 +101,6 @@ class TestRatios:
     def test_nothing_is_divided_by_zero(self) -> None:
         assert times_better(figure("client", 0.0), figure("client", 5.0)) is None
         assert times_better(figure("client", 5.0), figure("client", 0.0)) is None
-
-
-def judged(report: Report, title: str) -> Verdict:
-    (verdict,) = [verdict for verdict in report.verdicts(TARGETS) if verdict.title.startswith(title)]
-    return verdict
-
-
-class TestTargets:
-    """Reached, missed, or not measured."""
-
-    @pytest.mark.parametrize(
-        ("ours", "state"), [(0.999e-3, "reached"), (1e-3, "reached"), (1.01e-3, "missed")]
-    )
-    def test_a_ratio_to_a_peer(self, ours: float, state: str) -> None:
-        report = a_report(
-            directview={"noop-1-sync p50": [ours] * 3}, ipyparallel={"noop-1-sync p50": [3e-3] * 3}
-        )
-        verdict = judged(report, "no-op on one engine")
-        assert verdict.state == state
-        assert verdict.value == pytest.approx(3e-3 / ours)
-
-    @pytest.mark.parametrize(("seconds", "state"), [(0.4, "reached"), (1.2, "missed")])
-    def test_a_figure_of_our_own(self, seconds: float, state: str) -> None:
-        verdict = judged(a_report(directview={"start-4 seconds": [seconds] * 3}), "four engines ready")
-        assert (verdict.state, verdict.value, verdict.unit) == (state, seconds, "s")
-
-    def test_without_the_peer_a_ratio_is_not_measured(self) -> None:
-        verdict = judged(a_report(directview={"noop-1-sync p50": [1e-3]}), "no-op on one engine")
-        assert (verdict.state, verdict.value, verdict.work) == ("not measured", None, "")
-
-    def test_the_quick_form_stands_in_where_the_long_one_was_not_run(self) -> None:
-        work = "burst-1-sync-500"
-        report = a_report(directview={f"{work} rate": [9000.0]}, ipyparallel={f"{work} rate": [450.0]})
-        verdict = judged(report, "burst of no-ops")
-        assert (verdict.state, verdict.work) == ("reached", work)
-
-    def test_every_line_that_is_promised_is_there(self) -> None:
-        bounds = {(type(target), target.works[0], target.what, target.bound) for target in TARGETS}
-        assert bounds == {
-            (TimesBetter, "noop-1-sync", "p50", 3),
-            (TimesBetter, "burst-1-sync-5000", "rate", 10),
-            (TimesBetter, "scatter-100MB", "throughput", 4),
-            (TimesBetter, "gather-100MB", "throughput", 4),
-            (AtMost, "start-4", "seconds", 1.0),
-            (AtMost, "memory-4", "total", 150e6),
-            (AtMost, "push-1GB-to-1", "controller", 100e6),
-        }
 
 
 class TestReport:
@@ -173,6 +136,16 @@ class TestReport:
         for reason, failed in (("none", False), ("broke", True), ("none", False)):
             report.refuse(WORK["push-1kB"], "p", reason, failed=failed)
         assert report.refusals["push-1kB", "p"].reason == "broke"
+
+    def test_why_there_is_no_figure(self) -> None:
+        report = a_report(directview={"noop-1-sync p50": [1.0]})
+        report.participants["dask"] = Participant("dask", "peer", "dask", missing="pip: no such version")
+        report.refuse(WORK["share-100MB"], SUBJECT, "it has none", failed=False)
+        assert report.why_not("noop-1-sync", "ray") == "ray was not asked"
+        assert report.why_not("noop-1-sync", "dask") == "dask is MISSING: pip: no such version"
+        assert report.why_not("share-100MB", SUBJECT) == "directview: it has none"
+        report.works.pop("start-4")
+        assert report.why_not("start-4", SUBJECT) == "the work was not chosen"
 
     @pytest.mark.parametrize("contents", [[], {}, None, {"figures": []}])
     def test_another_file_is_refused(self, contents: object) -> None:

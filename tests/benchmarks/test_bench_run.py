@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import environments
 from benchmarks.environments import EnvironmentMissing, python_for, resolve
+from benchmarks.figures import FigureName
 from benchmarks.kin import adopt_orphans
 from benchmarks.participants import Spec
 from benchmarks.processes import AdapterEnded, AdapterProcess, PeerRefused, descendants
@@ -58,12 +59,12 @@ def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     adopt_orphans(False)
 
 
-def run(specs: list[Spec], names: list[str], logs: Path) -> Report:
+def run(specs: list[Spec], names: list[str], logs: Path, budget: float = 100.0, rounds: int = 1) -> Report:
     works = [WORK[name] for name in names]
     report = Report("now", "quick", 0, {}, {work.name: work.title for work in works})
     harness = Run(report, specs, works, Depth.QUICK, logs, lambda text: None)
     harness.prepare()
-    harness.rounds(1, 100.0)
+    harness.rounds(rounds, budget)
     return report
 
 
@@ -101,10 +102,10 @@ class TestRun:
     def test_a_peer_that_misbehaves_costs_nobody_else_anything(self, forgetful: str, tmp_path: Path) -> None:
         before = descendants()
         specs = [Spec("memcpy", "memcpy", "peer", MEMCPY), Spec("bad", "bad", "peer", forgetful)]
-        names = ["noop-1-sync", "map-100000", "apply-100MB", "push-1kB"]
+        names = ["noop-1-sync", "map-1000000", "apply-100MB", "push-1kB"]
         report = run(specs, names, tmp_path)
         reasons = {key: refusal.reason for key, refusal in report.refusals.items() if refusal.peer == "bad"}
-        assert reasons["map-100000", "bad"] == "WrongResult: map: wrong results"
+        assert reasons["map-1000000", "bad"] == "WrongResult: map: wrong results"
         assert reasons["apply-100MB", "bad"].startswith("its process ended")
         # The work after its death was done by another process of it.
         assert reasons["push-1kB", "bad"] == "OSError: no space"
@@ -113,6 +114,14 @@ class TestRun:
         assert report.participants["memcpy"].left_behind == 0
         assert report.participants["bad"].left_behind > 0
         assert descendants() <= before
+
+    def test_what_does_not_fit_into_the_time_is_said_to_be_left_out(self, tmp_path: Path) -> None:
+        specs = [Spec(SUBJECT, SUBJECT, "subject", MEMCPY)]
+        report = run(specs, ["push-1kB"], tmp_path, budget=0.0)
+        assert (report.rounds, report.figures) == (0, {})
+        report = run(specs, ["push-1kB", "start-16"], tmp_path, budget=100.0, rounds=2)
+        assert report.rounds == 2
+        assert len(report.figures[FigureName("push-1kB", "seconds"), SUBJECT].rounds) == 2
 
     def test_a_peer_that_does_not_start_is_missing_with_the_reason(self, tmp_path: Path) -> None:
         specs = [Spec(SUBJECT, SUBJECT, "subject", MEMCPY), Spec("gone", "gone", "peer", "no_such:Peer")]
