@@ -61,13 +61,13 @@ class Report:
     machine: dict[str, Any]
     works: dict[str, str]
     """name → title, in order."""
-    seconds: float = 0.0
-    """How long all rounds took."""
     participants: dict[str, Participant] = field(default_factory=dict)
     figures: dict[tuple[FigureName, str], Figure] = field(default_factory=dict)
     """By name and peer."""
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     """By work and peer."""
+    seconds: float = 0.0
+    """How long all rounds took."""
 
     # --- while it is being made -----------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Report:
                 contents["rounds"],
                 contents["machine"],
                 contents["works"],
-                contents["seconds"],
+                seconds=contents["seconds"],
             )
             for entry in contents["participants"]:
                 report.participants[entry["name"]] = Participant(**entry)
