@@ -37,6 +37,8 @@ _ATTEMPT_FIRST: Final = 1.0
 _ATTEMPT_MOST: Final = 4.0
 """Seconds for one such attempt, likewise. Where the network swallows what is sent, an attempt hears nothing,
 and the kernel tries again more and more rarely: a new one finds sooner that the network is back."""
+_OPEN_SPARE: Final = 4
+"""Further attempts at the first connection, when one has ended in its handshake without a word."""
 
 
 class NobodyListens(ControllerUnreachable):
@@ -92,6 +94,8 @@ class Session:
         self._link: Link | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
+        self._broke_off = False
+        """Whether the last attempt ended in its handshake, without a word."""
         self._policy = "stop"
         self._lease = 0.0
         self._incarnation = 0
@@ -118,14 +122,15 @@ class Session:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         self._patient = patient
-        pause = _RETRY_FIRST
+        pause, spare = _RETRY_FIRST, _OPEN_SPARE
         while True:
             try:
                 return await self._connect(max(deadline - clock(), 0.1), again=False)
-            except ConnectionRejected:
-                raise
-            except ControllerUnreachable:
-                if not patient or clock() >= deadline:
+            except (ConnectionRejected, ControllerUnreachable) as error:
+                # A line that was cut looks like a wrong key; but a key that is wrong stays so.
+                spare -= self._broke_off
+                waits = patient and isinstance(error, ControllerUnreachable)
+                if not (waits or (self._broke_off and spare >= 0)) or clock() >= deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, _RETRY_MOST)
@@ -135,7 +140,7 @@ class Session:
         for address in self._addresses:
             link = Link(on_message=self._arrived, on_lost=self._link_lost, on_turn=self._turn)
             # Before it connects: it may be lost in the very turn in which it was made.
-            self._link = link
+            self._link, self._broke_off = link, False
             welcomed: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
             self._welcomed = welcomed
             try:
@@ -216,6 +221,7 @@ class Session:
                 # A key that was right once is not taken for a wrong one because a line broke in a handshake,
                 # nor by who expects another controller just now.
                 final = link.refused if self._incarnation or self._patient else link.rejected
+                self._broke_off = not link.refused
                 error = ConnectionRejected if final else ControllerUnreachable
                 welcomed.set_exception(error(f"no connection to the controller at {self._where}: {reason}"))
             return

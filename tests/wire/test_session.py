@@ -150,35 +150,51 @@ def test_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fate", "error", "text"),
+    ("fate", "attempts", "error", "text"),
     [
-        ("silence", ControllerUnreachable, "its address did not answer within 5 s"),
+        ("silence", 1, ControllerUnreachable, "its address did not answer within 5 s"),
         (
             "lost",
+            5,
             ControllerUnreachable,
             "no connection to the controller at its address: the connection ended",
         ),
-        ("lost in the handshake", ConnectionRejected, "at its address: the controller has another key"),
-        ("refused by its key", ConnectionRejected, "at its address: the controller has another key"),
-        (Refused("too old", "update it"), ConnectionRejected, "its address refused: too old; update it"),
-        (Answer(1, True, None), ControllerUnreachable, "sent what it may not: Answer before the welcome"),
+        ("lost in the handshake", 5, ConnectionRejected, "at its address: the controller has another key"),
+        ("refused by its key", 1, ConnectionRejected, "at its address: the controller has another key"),
+        (Refused("too old", "update it"), 1, ConnectionRejected, "its address refused: too old; update it"),
+        (Answer(1, True, None), 5, ControllerUnreachable, "sent what it may not: Answer before the welcome"),
     ],
     ids=["silent", "lost", "lost in the handshake", "wrong key", "refused", "nonsense"],
 )
 def test_a_handshake_that_fails(
-    monkeypatch: pytest.MonkeyPatch, fate: Fate, error: type[Exception], text: str
+    monkeypatch: pytest.MonkeyPatch, fate: Fate, attempts: int, error: type[Exception], text: str
 ) -> None:
-    """Ends in one error that says why, in the time given, and leaves no open link."""
-    peer = Peer(monkeypatch, fate)
+    """Ends in one error that says why, in the time given, and leaves no open link.
+
+    One that ends without a word is tried again, but not for long.
+    """
+    peer = Peer(monkeypatch, *[fate] * attempts)
 
     async def main() -> None:
         with pytest.raises(error, match=text):
             await peer.session.open(5.0)
-        assert asyncio.get_running_loop().time() == (5.0 if fate == "silence" else 0.0)
+        took = 5.0 if fate == "silence" else 0.0 if attempts == 1 else 0.3
+        assert asyncio.get_running_loop().time() == pytest.approx(took)
 
     run(main())
-    assert [link.closed for link in peer.links] == [True]
+    assert [link.closed for link in peer.links] == [True] * attempts
     assert peer.told == []
+
+
+def test_a_line_that_breaks_in_the_first_handshake_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(monkeypatch, "lost in the handshake", "lost", WELCOME)
+
+    async def main() -> None:
+        await peer.session.open(5.0)
+        peer.session.close()
+
+    run(main())
+    assert peer.told == ["welcome"]
 
 
 def test_a_lost_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

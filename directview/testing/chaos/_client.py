@@ -1,4 +1,4 @@
-"""``python -m directview.testing.chaos._client``: a program that makes calls and knows the right answers.
+"""A program that makes calls and knows the right answers.
 
 It writes one line for each call that has ended into a file of its own. When its standard input closes, or it
 has given up the controller, it makes no more calls, waits for those that are outstanding, says which have not
@@ -300,7 +300,3 @@ def main() -> int:
         # It could not even connect: the judge knows whether that may be.
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return UNCONNECTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

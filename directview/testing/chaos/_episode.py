@@ -147,7 +147,8 @@ class Life:
             seed=f"{self.seed} {self.episode.number} {name}",
             patience=_PATIENCE,
         )
-        arguments = ["-m", "directview.testing.chaos._client", json.dumps(dataclasses.asdict(options))]
+        run = "import sys; from directview.testing.chaos._client import main; sys.exit(main())"
+        arguments = ["-c", run, json.dumps(dataclasses.asdict(options))]
         self.clients[name] = Program(name, arguments, self.folder / f"{name}.log")
 
     def kill_client(self, name: str) -> None:
@@ -187,8 +188,11 @@ class Life:
         wanted = self.episode.engines + self.episode.remote_engines
         while True:
             await asyncio.sleep(0.5)
-            for name in [name for name, program in self.clients.items() if program.exit_code == GONE]:
-                self._replace_client(name)
+            for name, program in list(self.clients.items()):
+                if program.exit_code == GONE or (
+                    program.exit_code == UNCONNECTED and name in self.remote_clients
+                ):
+                    self._replace_client(name)
             with contextlib.suppress(DirectViewError):
                 if not self.hosts[-1].running:
                     self.start_host()
@@ -227,7 +231,7 @@ class Life:
         for name, program in self.clients.items():
             if not await program.ended(patience):
                 self.trouble.append(f"client {name} has not ended after {patience:g} s")
-            elif program.exit_code == UNCONNECTED and not fatal:
+            elif program.exit_code == UNCONNECTED and not fatal and name not in self.remote_clients:
                 self.trouble.append(f"client {name} could not connect: {_last_line(program.log)}")
             elif program.exit_code not in (0, HUNG, UNCONNECTED, GONE):
                 self.trouble.append(
