@@ -80,7 +80,9 @@ def test_pack_an_array(benchmark: BenchmarkFixture, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, {"a": 1, "b": [1.0, 2.0]}, np.arange(10_000)], ids=["none", "dict", "array"]
+    "value",
+    [None, {"a": 1, "b": [1.0, 2.0]}, np.arange(10_000), [float(number) for number in range(100_000)]],
+    ids=["none", "dict", "array", "floats"],
 )
 class TestPickling:
     """Values there and back."""

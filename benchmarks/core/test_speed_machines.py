@@ -1,5 +1,7 @@
 """The three state machines: a batch of no-op calls through each, from its first message to its last.
 
+And a controller with ten, a hundred and a thousand engines.
+
 Figures are per batch of `CALLS` calls; divide. No sockets, no loop: what is left of a call's cost when the
 kernel and asyncio are taken away.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from directview._client_state import Call as ClientCall
@@ -68,13 +71,17 @@ def hello(role: str, uuid: bytes) -> Hello:
     return Hello(PROTOCOL_VERSION, role, uuid, "speed", 0, -1, b"", False, 1, "host", "3.11", b"")
 
 
-def measure(benchmark: BenchmarkFixture, run: Any, prepare: Any) -> None:
+def measure(benchmark: BenchmarkFixture, run: Any, prepare: Any, rounds: int = 300) -> None:
     """Time `run` on what `prepare` makes of the first seq of each batch."""
     firsts = itertools.count(1, CALLS)
     benchmark.extra_info["calls"] = CALLS
     timed: Any = benchmark  # `pedantic` has no types
     timed.pedantic(
-        run, setup=lambda: ((*prepare(next(firsts)),), {}), rounds=300, iterations=1, warmup_rounds=20
+        run,
+        setup=lambda: ((*prepare(next(firsts)),), {}),
+        rounds=rounds,
+        iterations=1,
+        warmup_rounds=min(20, rounds),
     )
 
 
@@ -135,3 +142,53 @@ def test_engine(benchmark: BenchmarkFixture) -> None:
         state.receive(ack, ())
 
     measure(benchmark, run, lambda first: (submit(first), Ack(CLIENT, first + CALLS, ())))
+
+
+@pytest.mark.parametrize("engines", [10, 100, 1000])
+def test_controller_fan_out(benchmark: BenchmarkFixture, engines: int) -> None:
+    """One call on all, and the answer of each: what an engine costs must not grow with their number."""
+    controller = Controller(Settings("speed"), 0.0)
+    for number in range(engines):
+        controller.greet(b"E%d" % number, hello("engine", b"%016d" % number), None, 0.0)
+    controller.greet(b"C", hello("client", CLIENT), None, 0.0)
+    controller.flush()
+    ids = tuple(range(engines))
+
+    def run(call: tuple[Submit, bytes], answers: list[tuple[bytes, Result, bytes]]) -> None:
+        controller.receive(b"C", *call, (), 0.0)
+        dispatched = controller.flush()
+        for route, answer, header in answers:
+            controller.receive(route, answer, header, (), 0.0)
+        assert isinstance(dispatched[0], Send)
+        assert len(dispatched[0].routes) == engines
+        assert controller.flush()
+
+    def prepare(first: int) -> tuple[tuple[Submit, bytes], list[tuple[bytes, Result, bytes]]]:
+        call = Submit(CLIENT, first, (CallItem(first, ids, "nothing", 0, CALL.nbytes, 0, CALL.body),))
+        answers = []
+        for number in ids:
+            item = ResultItem(first, OK, 1e9, 1e9, VALUE.nbytes, 0, VALUE.body)
+            answer = Result(CLIENT, number, (item,))
+            answers.append((b"E%d" % number, answer, encode(answer)))
+        return (call, encode(call)), answers
+
+    benchmark.extra_info["engines"] = engines
+    measure(benchmark, run, prepare, rounds=max(10, 3000 // engines))
+
+
+def test_registering_a_thousand_engines(benchmark: BenchmarkFixture) -> None:
+    """Each is greeted in a turn of its own, and told to a client."""
+    names = [(b"E%d" % number, hello("engine", b"%016d" % number)) for number in range(1000)]
+
+    def register() -> int:
+        controller = Controller(Settings("speed"), 0.0)
+        controller.greet(b"C", hello("client", CLIENT), None, 0.0)
+        told = 0
+        for route, message in names:
+            controller.greet(route, message, None, 0.0)
+            told += len(controller.flush())
+        return told
+
+    benchmark.extra_info["engines"] = len(names)
+    timed: Any = benchmark  # `pedantic` has no types
+    assert timed.pedantic(register, rounds=10, iterations=1, warmup_rounds=1) >= len(names)
