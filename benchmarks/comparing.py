@@ -16,7 +16,8 @@ from benchmarks.report import SUBJECT, Report
 
 __all__ = ["Change", "Comparison", "compare"]
 
-Finding = Literal["regression", "improvement", "drift", "same"]
+Finding = Literal["regression", "improvement", "drift", "same", "unclear"]
+"""``unclear``: too few rounds on a side to tell change from noise."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ _Rounds = tuple[Sequence[float], Sequence[float]]
 
 def _judge(old: Figure, new: Figure, by_limit: _Rounds | None) -> tuple[Finding, float]:
     before, after = list(old.rounds.values()), list(new.rounds.values())
+    if min(len(before), len(after)) < MIN_ROUNDS:
+        return "unclear", 0.0
     lower = old.lower_is_better
     worse = worse_by(before, after, lower_is_better=lower)
     better = worse_by(after, before, lower_is_better=lower)

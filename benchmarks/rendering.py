@@ -288,7 +288,10 @@ def comparison_sheets(comparison: Comparison, report: Report) -> list[Sheet]:
         if change.finding == finding
     ]
     same = sum([change.finding == "same" for change in comparison.changes])
+    unclear = sum([change.finding == "unclear" for change in comparison.changes])
     notes = [f"{same} of {len(comparison.changes)} figures are the same within noise."]
+    if unclear:
+        notes.append(f"{unclear} figures have too few rounds to tell a change from noise.")
     notes += [f"Not measured any more: {name}" for name in comparison.only_before]
     notes += [f"Beware: {warning}" for warning in comparison.warnings]
     return [Sheet("What changed", ["", "figure", "before", "after", "by"], rows, notes)]

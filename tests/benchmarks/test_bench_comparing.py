@@ -95,4 +95,7 @@ def test_another_machine_or_depth_and_too_few_rounds_are_warned_of() -> None:
     comparison = compare(before, after, LIMITS)
     assert [warning.partition(" ")[0] for warning in comparison.warnings] == ["machine:", "depth", "fewer"]
     assert "cores was 2, is 64" in comparison.warnings[0]
-    assert finding(comparison) == "same"
+
+
+def test_too_few_rounds_are_no_change_and_not_the_same_either() -> None:
+    assert finding(compare(ours(NOOP, 1.0, 1.0, 1.0), ours(NOOP, 9.0, 9.0), LIMITS)) == "unclear"
