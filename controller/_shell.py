@@ -14,26 +14,30 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from directview._loop_watch import LoopWatch
 from directview.connection import ConnectionInfo
 from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, Persist, Record, Send
+from directview.controller._metrics import serve_metrics
 from directview.controller._state import Controller, Settings
+from directview.controller._status import answer
 from directview.controller._store import Store
 from directview.controller.options import ControllerOptions
 from directview.controller.takeover import Registered, Takeover, remove_takeover
 from directview.folders import ProfileLock, socket_path, stop_reason_file
 from directview.wire.curve import ServerCurve, new_keys
 from directview.wire.link import Heartbeat
-from directview.wire.messages import Hello, ProtocolError, decode, frames_of
+from directview.wire.messages import Hello, ProtocolError, Query, decode, frames_of
 from directview.wire.router import RouterLink
 
 __all__ = ["ControllerShell"]
 
 log: Final = logging.getLogger("directview.controller")
 
+_METRICS_PATIENCE: Final = 5.0
 _FAREWELL: Final = 0.2
 """Seconds for the last messages to leave before the sockets close."""
 
@@ -64,6 +68,7 @@ class ControllerShell:
         self._timer_at = 0.0
         self._store: Store | None = None
         self._looking: set[asyncio.Task[None]] = set()
+        self._end_metrics: Callable[[], None] | None = None
 
     async def run(self) -> None:
         """Bind, write the connection files, say so, and serve until told to end.
@@ -99,6 +104,8 @@ class ControllerShell:
             stored=self._store.last if self._store is not None else 0,
         )
         self._machine = Controller(settings, time.monotonic(), known)
+        self._meter = self._machine.meter
+        self._watch = LoopWatch(log, "the controller's loop")
         self._router = RouterLink(
             on_message=self._arrived,
             on_lost=self._lost,
@@ -109,14 +116,20 @@ class ControllerShell:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled, f"its controller got {number.name}")
             self._write_files(*self._bind())
+            if options.metrics:
+                self._end_metrics = serve_metrics(options.metrics, self._status_for_metrics)
             self._say_ready()
+            self._watch.start()
             self._turn()
             await self._finished.wait()
             await asyncio.sleep(_FAREWELL)
         finally:
+            self._watch.close()
             if self._timer is not None:
                 self._timer.cancel()
             self._router.close()
+            if self._end_metrics is not None:
+                await asyncio.to_thread(self._end_metrics)
             if self._finished.is_set() or options.policy == "stop":
                 self._remove_files()
             if self._store is not None:
@@ -219,6 +232,9 @@ class ControllerShell:
     # --- feeding the machine ------------------------------------------------------------------------
 
     def _arrived(self, route: bytes, header: bytes, frames: Sequence[Any]) -> None:
+        meter = self._meter
+        meter.messages_in += 1
+        meter.bytes_in += len(header) + sum(map(len, frames)) if frames else len(header)
         try:
             message = decode(header)
             if frames_of(message) != len(frames):
@@ -227,10 +243,25 @@ class ControllerShell:
             log.warning("expelled a peer: %s", error)
             self._router.expel(route, str(error))
             return
+        if isinstance(message, Query):
+            self._read_watch()
         if isinstance(message, Hello):
             self._machine.greet(route, message, self._router.user_of(route), time.monotonic())
         else:
             self._machine.receive(route, message, header, frames, time.monotonic())
+
+    def _read_watch(self) -> None:
+        self._meter.lag, self._meter.blocked = self._watch.longest(), self._watch.blocked
+
+    def _status_for_metrics(self) -> dict[str, Any]:
+        """The answer to the query ``status``; on another thread."""
+
+        async def ask() -> dict[str, Any]:
+            self._read_watch()
+            found: dict[str, Any] = answer(self._machine, "status", {}, time.monotonic())
+            return found
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(_METRICS_PATIENCE)
 
     def _lost(self, route: bytes, reason: str) -> None:
         self._machine.lost(route, reason, time.monotonic())
@@ -253,14 +284,18 @@ class ControllerShell:
     # --- performing its effects ---------------------------------------------------------------------
 
     def _turn(self) -> None:
-        send = self._router.send
+        send, meter = self._router.send, self._meter
         while self._machine.diary:
             log.info("%s", self._machine.diary.popleft())
         for effect in self._machine.flush():
             match effect:
                 case Send((route,), header, frames):
+                    meter.messages_out += 1
+                    meter.bytes_out += len(header) + sum(map(len, frames)) if frames else len(header)
                     send(route, header, frames)
                 case Send(routes, header, frames):
+                    meter.messages_out += len(routes)
+                    meter.bytes_out += (len(header) + sum(map(len, frames))) * len(routes)
                     self._router.send_many(routes, header, frames)
                 case Admit(route):
                     self._router.admit(route)

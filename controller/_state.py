@@ -41,6 +41,7 @@ from directview.controller import _client_messages, _engine_messages, _superviso
 from directview.controller._deaths import Deaths, names_running
 from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Send
 from directview.controller._history import MOST_CALLS, History
+from directview.controller._meter import Meter
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
 from directview.controller._registry import Client, Engine, Peer, Registry, Supervisor
 from directview.wire.messages import (
@@ -123,6 +124,7 @@ class Controller:
         """Engines to which calls may be dispatched with the next flush."""
         self.passed_on: dict[int, tuple[bytes, int, bytes]] = {}
         """Queries that supervisors are to answer: number → (client, its number, supervisor)."""
+        self.meter = Meter()
         self.diary: deque[str] = deque(maxlen=_DIARY)
         """What the log is to say; the shell takes it out."""
         self._effects: list[Effect] = []

@@ -65,6 +65,7 @@ def _status(controller: Controller, now: float) -> dict[str, Any]:
         "uptime": now - controller.started,
         "calls": controller.calls,
         "results": controller.results,
+        "meter": controller.meter.contents(),
         "clients": [
             {"pid": client.pid, "hostname": client.hostname, "connected": client.route is not None}
             for client in registry.clients.values()

@@ -42,6 +42,8 @@ class ControllerOptions:
     log: str = ""
     """Where the descriptors 1 and 2 go to already; empty: a terminal."""
 
+    metrics: str = ""
+    """``[HOST:]PORT`` at which Prometheus finds metrics; empty: nowhere."""
     log_level: str | int = ""
     """The least level that is logged; empty: what DIRECTVIEW_LOG_LEVEL says, or ``info``."""
 

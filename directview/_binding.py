@@ -112,6 +112,7 @@ class Binding:
     async def _open(self) -> Core:
         core = Core(self._info, self._reconnect_timeout)
         await core.open(self._timeout)
+        core.watch.start()
         return core
 
     def _check_usable(self) -> None:

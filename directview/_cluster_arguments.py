@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from directview import _checking
+from directview.controller._metrics import address_of
 
 __all__ = [
     "check_arguments",
     "check_env",
     "check_ids",
+    "check_metrics",
     "check_names",
     "check_numbers",
     "cores",
@@ -89,6 +91,16 @@ def check_numbers(start_timeout: Any, port: Any) -> None:
     _checking.seconds(start_timeout, "start_timeout")
     if type(port) is not int or not 0 <= port <= 65_535:
         raise ValueError(f"port: expected a number from 0 to 65535, got {port!r:.60}")
+
+
+def check_metrics(metrics: Any) -> str:
+    """``[HOST:]PORT`` as text, empty for None; raise ValueError or TypeError if it is neither."""
+    if metrics is None:
+        return ""
+    if type(metrics) not in (int, str):
+        raise TypeError(f"metrics: expected a port, or HOST:PORT, got {metrics!r:.60}")
+    address_of(str(metrics))
+    return str(metrics)
 
 
 def cores() -> int:

@@ -33,6 +33,7 @@ from directview._client_state import (
     Sent,
 )
 from directview._dispatching import ANYWHERE, Dispatching, Wishes
+from directview._loop_watch import LoopWatch
 from directview._memory import Memory
 from directview._metadata import CallMetadata
 from directview._observers import Observers
@@ -108,6 +109,8 @@ class Core:
         self._stopped = ""
         self._engines_changed = asyncio.Event()
         self.balanced = Dispatching(self)
+        self.watch = LoopWatch(log, "the client's loop")
+        """To be started where the loop is the client's own."""
         self.engines: dict[int, EngineInfo] = {}
         """The engines there are; replaced, never changed in place, so any thread may read it."""
         keys = None
@@ -190,6 +193,7 @@ class Core:
         if self._closed:
             return
         self._closed = True
+        self.watch.close()
         self._take_inbox()
         self._stopped = self._stopped or "the client was closed"
         self._abandon()

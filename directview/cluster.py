@@ -34,6 +34,7 @@ from directview._cluster_arguments import (
     check_arguments,
     check_env,
     check_ids,
+    check_metrics,
     check_names,
     check_numbers,
     cores,
@@ -93,6 +94,7 @@ class Cluster:
             and clients come back to it, and every call still ends once. If not, all ends with it.
         log_level: the least level that its processes log: ``"debug"``, ``"info"``, ``"warning"``,
             ``"error"``; None: what DIRECTVIEW_LOG_LEVEL says, or ``"info"``. See ``directview logs``.
+        metrics: port (or ``HOST:PORT``) at which Prometheus finds the controller's figures.
         shutdown_atexit: whether the cluster ends with this program. If not, `from_file` finds it again.
         start_timeout: seconds within which everything must be up.
         engines: only ``"local"``; other starters run ``directview engine`` themselves.
@@ -115,6 +117,7 @@ class Cluster:
         store: str | os.PathLike[str] | None = None,
         resilient: bool = False,
         log_level: str | int | None = None,
+        metrics: int | str | None = None,
         shutdown_atexit: bool = True,
         start_timeout: float = 60.0,
         engines: str = "local",
@@ -136,6 +139,7 @@ class Cluster:
         self._store = None if store is None else os.path.abspath(store)
         self._resilient = bool(resilient)
         self._log_level = level_number(log_level)
+        self._metrics = check_metrics(metrics)
         self._start_timeout = start_timeout
         self._start_method = start_method
         self._info: ConnectionInfo | None = None
@@ -256,6 +260,7 @@ class Cluster:
             store=self._store,
             policy=self._policy,
             log_level=self._log_level,
+            metrics=self._metrics,
             log=os.path.join(folder, "controller.log"),
         )
         return SupervisorOptions(

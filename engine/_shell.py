@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from directview import _stream_calls, connection, operations
 from directview._log_writing import ProcessLog
+from directview._loop_watch import LoopWatch
 from directview.engine import _forked, _output
 from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
@@ -77,6 +78,7 @@ class EngineShell:
         self._reason = ""
         self._log: ProcessLog | None = None
         self._stacks: Stacks | None = None
+        self._watch = LoopWatch(log, "the engine's loop", lambda: self._working or self._steps.plain)
         self._open_files()
 
     def _open_files(self) -> None:
@@ -134,6 +136,8 @@ class EngineShell:
             awaited=info.is_current,
         )
         self._outbox.attach(self._session)
+        if self._log is not None:
+            self._watch.start()
         try:
             await self._session.open(self._options.connect_timeout, patient=info.resilient)
             while not self._ended.is_set():
@@ -145,6 +149,7 @@ class EngineShell:
         finally:
             self._outbox.close()
             self._session.close(_FAREWELL)
+            self._watch.close()
             if self._stacks is not None:
                 self._stacks.close()
             if self._log is not None:

@@ -499,6 +499,12 @@ class Steps(Armed):
         """An async generator whose every step is one of `call`."""
         return DrivenAsyncGenerator(generator, lambda awaitable: self.drive(call, overlay, awaitable))
 
+    @property
+    def plain(self) -> bool:
+        """The code that runs now has the thread for itself, as a plain function does. For any thread."""
+        here = self._here
+        return here is not None and here._hides
+
     def install_task_factory(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the tasks that a call's code makes on `loop` driven as steps of the same call.
 

@@ -12,6 +12,7 @@ __all__ = [
     "chosen",
     "ip_option",
     "log_level_option",
+    "metrics_option",
     "plain_errors",
     "port_option",
     "resilient_option",
@@ -68,6 +69,11 @@ log_level_option = click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="The least level that is logged; see `directview logs`. [default: info]",
+)
+metrics_option = click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve the controller's figures to Prometheus there. [default host: 127.0.0.1; default: nowhere]",
 )
 resilient_option = click.option(
     "--resilient",

@@ -14,6 +14,7 @@ from directview.commands.options import (
     chosen,
     ip_option,
     log_level_option,
+    metrics_option,
     plain_errors,
     port_option,
     resilient_option,
@@ -39,6 +40,7 @@ __all__ = ["add_engines", "controller", "engine", "start"]
 @store_option
 @resilient_option
 @log_level_option
+@metrics_option
 @plain_errors
 def start(
     n: int | None,
@@ -49,6 +51,7 @@ def start(
     store: str | None,
     resilient: bool,
     log_level: str | None,
+    metrics: str | None,
 ) -> None:
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
@@ -62,6 +65,7 @@ def start(
         store=store,
         resilient=resilient,
         log_level=log_level,
+        metrics=metrics,
         shutdown_atexit=not daemonize,
     )
     sys.exit(run(_start(cluster, daemonize)))
@@ -156,6 +160,7 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
 @store_option
 @resilient_option
 @log_level_option
+@metrics_option
 @plain_errors
 def controller(
     profile: str,
@@ -164,6 +169,7 @@ def controller(
     store: str | None,
     resilient: bool,
     log_level: str | None,
+    metrics: str | None,
 ) -> None:
     """Run a controller alone, in the foreground; engines come by other commands.
 
@@ -188,6 +194,7 @@ def controller(
         store=store,
         policy="wait" if resilient or earlier is not None else "stop",
         log_level=log_level or "",
+        metrics=metrics or "",
     )
     sys.exit(serve(options))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -209,3 +210,55 @@ def test_py_spy_looks_from_outside(rc: Client, tmp_path: Path) -> None:
     mark.unlink()
     assert call.get(DEADLINE) is None
     assert "busy_inside" in told
+
+
+# --- status ------------------------------------------------------------------------------------------
+
+
+def test_status_tells_of_engines_queues_memory_and_rates(rc: Client, tmp_path: Path) -> None:
+    mark = tmp_path / "running"
+    call = rc[0].apply_async(busy_inside, str(mark))
+    until(mark.exists, "the call")
+    waiting = [rc[0].apply_async(os.getpid) for _ in range(300)]
+    rc[1].apply_async(os.getpid).get(DEADLINE)
+    found = json.loads(said("status", "--json", "--profile", PROFILE))
+    text = said("status", "--profile", PROFILE)
+    mark.unlink()
+    assert call.get(DEADLINE) is None
+    assert [result.get(DEADLINE) for result in waiting] == [rc.engine_infos[0].pid] * 300
+    first, second = found["engines"]
+    assert first["tasks"] + first["queue"] == 301
+    assert (second["tasks"], second["queue"]) == (0, 0)
+    assert second["completed"] >= 1
+    assert first["memory"] > 1e6
+    assert found["controller"]["memory"] > 1e6
+    assert found["meter"]["bytes_in"] > 300 * 20
+    assert set(found["rates"]) >= {"calls", "results", "bytes_in", "bytes_out"}
+    assert "calls/s" in text
+    row = next(line.split() for line in text.splitlines() if line.startswith("0 "))
+    assert row[1] == str(rc.engine_infos[0].pid)
+
+
+def test_a_coroutine_that_blocks_its_engine_is_logged_and_a_plain_function_is_not(rc: Client) -> None:
+    def plain() -> None:
+        import time
+
+        time.sleep(1.6)
+
+    async def blocks() -> None:
+        import time
+
+        time.sleep(1.6)  # noqa: ASYNC251 - that is what it is about
+
+    both = [rc[0].apply_async(plain), rc[1].apply_async(blocks)]
+    assert [call.get(DEADLINE) for call in both] == [None, None]
+
+    def told(engine: int) -> str:
+        return said(
+            "logs", "--profile", PROFILE, "--process", f"engine.{engine}", "--level", "warning", "-n", "0"
+        )
+
+    text = until(lambda: told(1), "the warning")
+    assert "the engine's loop has not turned" in text
+    assert "in blocks" in text
+    assert told(0) == ""
