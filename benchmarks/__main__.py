@@ -72,6 +72,10 @@ def _measure(arguments: argparse.Namespace, console: Console) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    minutes = _MINUTES[arguments.depth] if arguments.minutes is None else arguments.minutes
+    if minutes <= 0:
+        print(f"--minutes: expected a number above 0, got {minutes:g}", file=sys.stderr)
+        return 2
     rounds = _ROUNDS[arguments.depth] if arguments.rounds is None else max(1, arguments.rounds)
     now = datetime.datetime.now(datetime.UTC)
     report = Report(
@@ -93,7 +97,6 @@ def _measure(arguments: argparse.Namespace, console: Console) -> int:
         say = status.update if progress.is_terminal else lambda text: print(text, file=sys.stderr, flush=True)
         run = Run(report, specs, works, arguments.depth, logs, say)
         run.prepare()
-        minutes = _MINUTES[arguments.depth] if arguments.minutes is None else arguments.minutes
         run.rounds(rounds, 60 * minutes)
     sheets = rendering.report_sheets(report, TARGETS)
     # Below all the others, where a terminal leaves it in sight.
