@@ -23,6 +23,7 @@ _ALT = {
     "throughput": "Bytes per second over the size of what is moved, for five operations and all peers",
     "latency": "Median time of a call that does nothing, on 1, 4 and 16 engines",
     "rates": "Calls per second, many at a time",
+    "starts": "Seconds from the start of 4, 16 and 64 engines until each has answered a call",
 }
 
 

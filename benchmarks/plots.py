@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure
+from benchmarks.figures import UNITS, Figure
+from benchmarks.rendering import quantity
 from benchmarks.report import SUBJECT, Participant, Report
 from benchmarks.works import SIZES, WORKS, size_name
 
@@ -47,6 +48,11 @@ _RATES = {
     "burst-4-sync-5000": "burst, 4 engines",
     "awaits-10000": "10 000 awaits",
     "balanced-10000": "load-balanced map",
+}
+_STARTS = {
+    "start-4": "4 engines",
+    "start-16": "16 engines",
+    "start-64": "64 engines",
 }
 _AMOUNTS = {work.name: work.amount for work in WORKS}
 
@@ -98,6 +104,7 @@ def draw(report: Report, folder: Path) -> list[Path]:
         "throughput": _draw_curves,
         "latency": _draw_latencies,
         "rates": _draw_rates,
+        "starts": _draw_starts,
     }
     written = []
     # The same figures give the same file: no date, and ids that don't depend on chance.
@@ -142,16 +149,18 @@ def _draw_curves(report: Report, figure: Any) -> bool:
 
 
 def _draw_latencies(report: Report, figure: Any) -> bool:
-    return _draw_bars(report, figure, _LATENCIES, "p50", "a no-op call, blocking: median", 1e3, "ms")
+    return _draw_bars(report, figure, _LATENCIES, "p50", "a no-op call, blocking: median (s)")
 
 
 def _draw_rates(report: Report, figure: Any) -> bool:
-    return _draw_bars(report, figure, _RATES, "rate", "many no-op calls at a time", 1.0, "calls per second")
+    return _draw_bars(report, figure, _RATES, "rate", "many no-op calls at a time (1/s)")
 
 
-def _draw_bars(
-    report: Report, figure: Any, works: Mapping[str, str], what: str, title: str, factor: float, unit: str
-) -> bool:
+def _draw_starts(report: Report, figure: Any) -> bool:
+    return _draw_bars(report, figure, _STARTS, "seconds", "start, until every engine has answered (s)")
+
+
+def _draw_bars(report: Report, figure: Any, works: Mapping[str, str], what: str, title: str) -> bool:
     figure.set_size_inches(9, 3.2)
     axis = figure.subplots()
     limits = [limit.name for limit in report.having("limit")]
@@ -165,15 +174,15 @@ def _draw_bars(
     width = 0.85 / len(shown)
     for place, (participant, values) in enumerate(shown):
         at = [group + (place - (len(shown) - 1) / 2) * width for group in range(len(values))]
-        heights = [0.0 if value is None else value * factor for value in values]
+        heights = [value or 0.0 for value in values]
         colour = _style(participant, limits)["color"]
         hatch = "///" if participant.role == "limit" else None
         drawn = axis.bar(at, heights, width, color=colour, hatch=hatch, label=participant.title)
-        labels = [f"{height:.3g}" if height else "" for height in heights]
+        labels = [quantity(height, UNITS[what]) if height else "" for height in heights]
         axis.bar_label(drawn, labels, fontsize=6, rotation=90, padding=2)
-    axis.set(yscale="log", title=title, ylabel=unit)
+    axis.set(yscale="log", title=title)
     axis.set_xticks(range(len(works)), works.values())
     axis.minorticks_off()
-    axis.margins(y=0.2)
+    axis.set_ylim(top=axis.get_ylim()[1] * 4)  # room for the labels
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return True

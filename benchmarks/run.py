@@ -283,6 +283,7 @@ class _Turn:
     def stop(self) -> None:
         """End the engines, and say so if that fails."""
         try:
-            self._process.ask({"do": "stop"}, _END_SECONDS)
+            patience = min(_END_SECONDS, self._plan.patience(time.monotonic()))
+            self._process.ask({"do": "stop"}, patience)
         except PeerError as error:
             self._say(f"{self._spec.name}: it didn't stop in order: {error}")
