@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from directview.controller import _status
-from directview.controller._effects import Lookup
+from directview.controller._effects import Lookup, Rotate
 from directview.controller._history import pages
 from directview.controller._queues import Entry
 from directview.controller._registry import Client, Engine, PendingAbort
@@ -258,6 +258,10 @@ def _query(
         elif what in ("stop", "signal"):
             _end_or_signal(controller, message)
             controller.send(client.route, Answer(message.number, True, None))
+        elif what == "rotate_keys":
+            assert client.route is not None
+            disconnect = message.params.get("disconnect") is True
+            controller.rotate(Rotate(client.uuid, message.number, client.route, disconnect))
         elif what in ("db_query", "purge"):
             _about_history(controller, client, message)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Admit", "Effect", "Expel", "Finish", "Lookup", "Note", "Persist", "Record", "Send"]
+__all__ = ["Admit", "Effect", "Expel", "Finish", "Lookup", "Note", "Persist", "Record", "Rotate", "Send"]
 
 
 class Send(NamedTuple):
@@ -61,7 +61,7 @@ class Record(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """Look into the store, or forget a part of it, and have `Controller.looked_up` answer the client."""
+    """Look into the store, or forget a part of it, and have `Controller.answered` tell the client."""
 
     client: bytes
     number: int
@@ -75,4 +75,15 @@ class Lookup(NamedTuple):
     """Only records with greater numbers."""
 
 
-Effect = Send | Admit | Expel | Note | Persist | Finish | Record | Lookup
+class Rotate(NamedTuple):
+    """Replace the keys, and have `Controller.answered` tell the client."""
+
+    client: bytes
+    number: int
+    """Of its query."""
+    route: bytes
+    disconnect: bool
+    """Cut off those who have come with an old key."""
+
+
+Effect = Send | Admit | Expel | Note | Persist | Finish | Record | Lookup | Rotate

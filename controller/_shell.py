@@ -10,25 +10,22 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from directview._loop_watch import LoopWatch
-from directview.connection import ConnectionInfo
-from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, Persist, Record, Send
+from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, Persist, Record, Rotate, Send
+from directview.controller._listening import Listening, Refusals
 from directview.controller._metrics import serve_metrics
 from directview.controller._state import Controller, Settings
 from directview.controller._status import answer
 from directview.controller._store import Store
 from directview.controller.options import ControllerOptions
 from directview.controller.takeover import Registered, Takeover, remove_takeover
-from directview.folders import ProfileLock, socket_path, stop_reason_file
-from directview.wire.curve import ServerCurve, new_keys
+from directview.folders import ProfileLock, stop_reason_file
 from directview.wire.link import Heartbeat
 from directview.wire.messages import Hello, ProtocolError, Query, decode, frames_of
 from directview.wire.router import RouterLink
@@ -62,8 +59,6 @@ class ControllerShell:
         self._options = options
         self._folder = Path(options.folder)
         self._lock = ProfileLock(self._folder, options.profile or options.cluster_id)
-        self._socket = socket_path(options.cluster_id)
-        self._written: dict[str, Path] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._store: Store | None = None
@@ -110,12 +105,14 @@ class ControllerShell:
             on_message=self._arrived,
             on_lost=self._lost,
             on_turn=self._turn,
+            on_refused=Refusals(),
             heartbeat=Heartbeat(options.heartbeat_interval, options.heartbeat_timeout),
         )
+        self._listening = Listening(options, self._router, self._earlier)
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled, f"its controller got {number.name}")
-            self._write_files(*self._bind())
+            self._listening.open()
             if options.metrics:
                 self._end_metrics = serve_metrics(options.metrics, self._status_for_metrics)
             self._say_ready()
@@ -140,66 +137,16 @@ class ControllerShell:
 
     def _remove_files(self) -> None:
         """All but the logs. After a failure under policy ``wait`` they stay: another one is to take over."""
-        self._socket.unlink(missing_ok=True)
+        self._listening.socket.unlink(missing_ok=True)
         stop_reason_file(self._folder).unlink(missing_ok=True)
-        for path in self._written.values():
+        for path in self._listening.files.values():
             path.unlink(missing_ok=True)
         remove_takeover(self._folder)
 
     # --- starting -----------------------------------------------------------------------------------
 
-    def _bind(self) -> tuple[str | None, ServerCurve | None]:
-        """Bind the sockets; the TCP address and its keys, if asked for."""
-        options = self._options
-        self._socket.unlink(missing_ok=True)
-        self._router.bind_ipc(str(self._socket))
-        self._socket.chmod(0o600)
-        if options.ip is None:
-            return None, None
-        host = "0.0.0.0" if options.ip == "*" else options.ip
-        curve = None
-        if self._earlier is not None and self._earlier.curve is not None:
-            curve = self._earlier.curve
-        elif options.curve:
-            curve = ServerCurve(server=new_keys(), client=new_keys(), engine=new_keys())
-        elif not host.startswith("127."):
-            raise ValueError(
-                f"refusing to listen at {host} without keys: whoever reaches the port could run code here; "
-                "leave CURVE on, or listen at 127.0.0.1"
-            )
-        port = options.port
-        if self._earlier is not None and self._earlier.ip == options.ip:
-            port = port or self._earlier.port
-        port = self._router.bind_tcp(host, port, curve)
-        shown = socket.gethostname() if host == "0.0.0.0" else host
-        return f"tcp://{shown}:{port}", curve
-
-    def _write_files(self, tcp: str | None, curve: ServerCurve | None) -> None:
-        """The connection files; before them, what a controller that takes over needs for the same ones."""
-        if self._options.policy == "wait":
-            port = int(tcp.rpartition(":")[2]) if tcp is not None else 0
-            options = self._options
-            Takeover(options.cluster_id, options.ip, port, options.store, curve).write(self._folder)
-        for role in ("client", "engine"):
-            keys = curve.keys_for(role) if curve is not None else None
-            info = ConnectionInfo(
-                cluster_id=self._options.cluster_id,
-                role=role,
-                pid=os.getpid(),
-                hostname=socket.gethostname(),
-                created=time.time(),
-                profile=self._options.profile,
-                ipc=f"ipc://{self._socket}",
-                tcp=tcp,
-                server_public=keys.server_public if keys is not None else None,
-                public=keys.public if keys is not None else None,
-                secret=keys.secret if keys is not None else None,
-                resilient=self._options.policy == "wait",
-            )
-            self._written[role] = info.write(self._folder)
-
     def _say_ready(self) -> None:
-        contents = {role: str(path) for role, path in self._written.items()}
+        contents = {role: str(path) for role, path in self._listening.files.items()}
         if self._options.ready_fd >= 0:
             with contextlib.suppress(BrokenPipeError), open(self._options.ready_fd, "w") as pipe:
                 pipe.write(json.dumps(contents) + "\n")
@@ -312,13 +259,25 @@ class ControllerShell:
                     looking = self._loop.create_task(self._look_up(self._store, effect))
                     self._looking.add(looking)
                     looking.add_done_callback(self._looking.discard)
+                case Rotate():
+                    self._rotate(effect)
                 case Finish(reason):
                     log.info("ending: %s", reason)
                     self._finished.set()
         self._arm()
 
+    def _rotate(self, rotate: Rotate) -> None:
+        """Only for whoever has come by the unix socket: the new keys lie on this machine."""
+        if self._router.user_of(rotate.route) is not None:
+            self._machine.answered(rotate, False, "keys are replaced on the controller's machine")
+            return
+        try:
+            self._machine.answered(rotate, True, self._listening.rotate(rotate.disconnect))
+        except (ValueError, OSError) as error:
+            self._machine.answered(rotate, False, str(error))
+
     async def _look_up(self, store: Store, lookup: Lookup) -> None:
-        self._machine.looked_up(lookup, *await store.find(lookup))
+        self._machine.answered(lookup, *await store.find(lookup))
         self._turn()
 
     def _arm(self) -> None:

@@ -39,7 +39,7 @@ from typing import Any, Final, assert_never
 
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
 from directview.controller._deaths import Deaths, names_running
-from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Send
+from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Rotate, Send
 from directview.controller._history import MOST_CALLS, History
 from directview.controller._meter import Meter
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
@@ -190,11 +190,15 @@ class Controller:
         self.write_history()
         self._effects.append(lookup)
 
-    def looked_up(self, lookup: Lookup, ok: bool, value: Any) -> None:
-        """What the store has said; or, not `ok`, why it said nothing."""
-        client = self.registry.clients.get(lookup.client)
+    def rotate(self, rotate: Rotate) -> None:
+        """Have the keys replaced."""
+        self._effects.append(rotate)
+
+    def answered(self, asked: Lookup | Rotate, ok: bool, value: Any) -> None:
+        """What came of it; or, not `ok`, why nothing did."""
+        client = self.registry.clients.get(asked.client)
         if client is not None:
-            self.send(client.route, Answer(lookup.number, ok, value))
+            self.send(client.route, Answer(asked.number, ok, value))
 
     def forward(self, routes: Sequence[bytes], header: bytes, frames: Sequence[Any] = ()) -> None:
         """Pass a message on as it came."""

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["QueryError", "answer", "engines_of", "integer", "purge", "wanted"]
 
-_KNOWN: Final = ("status", "queue_status", "db_query", "purge", "launch", "stop", "signal", "shutdown")
+_KNOWN: Final = (
+    "status",
+    "queue_status",
+    "db_query",
+    "purge",
+    "launch",
+    "stop",
+    "signal",
+    "rotate_keys",
+    "shutdown",
+)
 _MOST_LISTED: Final = 20_000
 """Calls that one answer may list: it travels in one header."""
 _MOST_STUBBORN: Final = 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from directview.commands import clusters, demo, logs, stack, starting, status
+from directview.commands import clusters, demo, keys, logs, stack, starting, status
 
 __all__ = ["main"]
 
@@ -40,6 +40,7 @@ for _command in (
     starting.add_engines,
     starting.controller,
     starting.engine,
+    keys.keys,
     demo.demo,
 ):
     main.add_command(_command)

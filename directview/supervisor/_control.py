@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class ControlServer:
         """Listen."""
         self._unlink()
         self._server = await asyncio.start_unix_server(self._serve, self.path, limit=MAX_LINE)
+        os.chmod(self.path, 0o600)
 
     async def close(self) -> None:
         """Stop listening; requests that wait for something are answered by the end of their connection."""

@@ -6,13 +6,14 @@ every role has one too, and the controller lets in exactly the public keys it wa
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
 import zmq
 from zmq.utils import z85
 
-__all__ = ["CurveKeys", "KeyPair", "ServerCurve", "new_keys"]
+__all__ = ["CurveKeys", "KeyPair", "ServerCurve", "fingerprint", "new_keys"]
 
 _KEY_LENGTH: Final = 40
 
@@ -80,6 +81,12 @@ class ServerCurve:
         if public == self.client.public:
             return "client"
         return "engine" if public == self.engine.public else None
+
+
+def fingerprint(public: str) -> str:
+    """A public key as people compare it: the first 64 bits of its SHA-256."""
+    digest = hashlib.sha256(z85.decode(public.encode("ascii"))).hexdigest()[:16]
+    return ":".join([digest[at : at + 4] for at in range(0, 16, 4)])
 
 
 def new_keys() -> KeyPair:

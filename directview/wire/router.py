@@ -29,7 +29,7 @@ from directview.wire.zap import DOMAIN, Gatekeeper
 
 __all__ = ["RouterLink"]
 
-_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 _BACKLOG: Final = 1024
 _OPEN_FILES: Final = 65_536
@@ -51,6 +51,7 @@ class RouterLink:
         on_lost: called once with route and reason for each route of which `on_message` told, when it is
             gone, after everything that arrived from it before was delivered.
         on_turn: called once at the end of each turn in which messages were delivered.
+        on_refused: called with the reason when a connection was refused in its handshake.
         heartbeat: how this side tries the connections.
         hello_timeout: seconds for a new connection until `admit`; then it is cut off.
         half_open_limit: connections that may be waiting for `admit`; beyond it the oldest are cut off.
@@ -64,6 +65,7 @@ class RouterLink:
         on_message: Callable[[bytes, bytes, list[Frame]], None],
         on_lost: Callable[[bytes, str], None],
         on_turn: Callable[[], None] | None = None,
+        on_refused: Callable[[str], None] = lambda reason: None,
         heartbeat: Heartbeat = TIGHT,
         hello_timeout: float = 5.0,
         half_open_limit: int = 1024,
@@ -72,6 +74,7 @@ class RouterLink:
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._context = new_context()
         self._socket = open_socket(self._context, zmq.ROUTER, heartbeat)
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
@@ -86,7 +89,7 @@ class RouterLink:
         """Routes that are gone but not yet announced, and why."""
         self._dead: deque[bytes] = deque(maxlen=_REMEMBERED)
         """Routes announced as gone, of which nothing more may be delivered."""
-        self._counts = {"ignored": 0, "expelled": 0, "overdue": 0, "deaths": 0}
+        self._counts = {"ignored": 0, "expelled": 0, "overdue": 0, "deaths": 0, "refused": 0}
         self._gatekeeper: Gatekeeper | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -129,7 +132,7 @@ class RouterLink:
             self._socket.set(zmq.CURVE_PUBLICKEY, curve.server.public.encode("ascii"))
             self._socket.set(zmq.CURVE_SECRETKEY, curve.server.secret.encode("ascii"))
             self._socket.set(zmq.ZAP_DOMAIN, DOMAIN)
-            self._gatekeeper = Gatekeeper(self._context, curve)
+            self._gatekeeper = Gatekeeper(self._context, curve, self._on_refused)
         if ":" in host:
             self._socket.set(zmq.IPV6, 1)
             host = f"[{host}]"
@@ -207,6 +210,21 @@ class RouterLink:
         self._live.expelled(route, self._loop.time())
         self._arm()
 
+    def replace_keys(self, curve: ServerCurve) -> None:
+        """Let in the holders of these keys from now on, and of no others. The server's pair stays.
+
+        Raises:
+            RuntimeError: it doesn't listen with keys.
+        """
+        if self._gatekeeper is None:
+            raise RuntimeError("there is no TCP port with keys")
+        self._gatekeeper.replace(curve)
+
+    def expel_keyed(self, reason: str) -> None:
+        """Cut off all who have come with a key."""
+        for route in [route for route, user in self._users.items() if user is not None]:
+            self.expel(route, reason)
+
     def statistics(self) -> dict[str, int]:
         """Counts of messages, of peers by fate, and of wake-ups by the watchdog."""
         return {
@@ -216,8 +234,8 @@ class RouterLink:
             "watchdog_rescues": self._pump.rescues,
             "peers": len(self._users),
             "half_open": self._live.half_open,
-            "refused": self._gatekeeper.refused if self._gatekeeper is not None else 0,
             **self._counts,
+            "refused": self._counts["refused"] + (self._gatekeeper.refused if self._gatekeeper else 0),
         }
 
     def close(self, linger: float = 0.0) -> None:
@@ -279,6 +297,10 @@ class RouterLink:
     def _on_event(self, event: int, fd: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
             self._live.accepted(fd, self._loop.time())
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._counts["refused"] += 1
+            self._on_refused("it came without our keys, for another controller's, or speaks another protocol")
+            return
         else:
             self._live.disconnected(fd, self._loop.time())
         self._arm()

@@ -945,6 +945,6 @@ def test_with_a_store_that_is_asked_after_all_has_been_written() -> None:
         "status IS ?", ("ok",), ("msg_id", "name"), 3,
     )  # fmt: skip
     here.told.clear()
-    here.machine.looked_up(lookup, True, {"rows": []})
+    here.machine.answered(lookup, True, {"rows": []})
     here.turn()
     assert here.told[-1][1] == Answer(lookup.number, True, {"rows": []})

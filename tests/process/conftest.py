@@ -16,6 +16,7 @@ import zmq
 
 from directview import Cluster
 from directview.testing.leaks import no_leaks
+from directview.wire.arena import arena
 from directview.wire.host import proof
 from directview.wire.sockets import shared_context
 
@@ -34,9 +35,11 @@ def own_folders() -> Iterator[Path]:
         patch.setenv("XDG_STATE_HOME", str(base / "state"))
         patch.setenv(MARK, secrets.token_hex(8))
         (base / "run").mkdir(mode=0o700)
-        # What a process keeps for as long as it lives: zmq's own threads, and the token that proves its host.
+        # What a process keeps for as long as it lives: zmq's own threads, the token that proves its host, and
+        # its memory to share.
         shared_context().socket(zmq.DEALER).close(0)
         proof()
+        arena()
         try:
             with no_leaks(base / "run", (MARK, os.environ[MARK])):
                 yield base

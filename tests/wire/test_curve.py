@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections import deque
 from typing import Any
 
 import pytest
 
-from directview.wire.curve import CurveKeys, KeyPair, ServerCurve, new_keys
+from directview.wire.curve import CurveKeys, KeyPair, ServerCurve, fingerprint, new_keys
 from directview.wire.zap import DOMAIN, Gatekeeper
 
 
@@ -57,11 +60,37 @@ def request(curve: ServerCurve, **changes: bytes) -> list[bytes]:
 
 def answer(curve: ServerCurve, parts: list[bytes]) -> tuple[bytes, bytes]:
     """(status, role) for an authentication request."""
-    gatekeeper = Gatekeeper.__new__(Gatekeeper)
-    gatekeeper._curve = curve
-    gatekeeper.refused = 0
+    gatekeeper = gatekeeper_of(curve, [])
     _, _, status, _, role, _ = gatekeeper._answer(parts)
     return status, role
+
+
+def gatekeeper_of(curve: ServerCurve, refusals: list[str]) -> Gatekeeper:
+    """One without a socket."""
+    gatekeeper = Gatekeeper.__new__(Gatekeeper)
+    gatekeeper._curve = curve
+    gatekeeper._on_refused = refusals.append
+    gatekeeper._retired = deque()
+    gatekeeper.refused = 0
+    return gatekeeper
+
+
+def test_keys_that_were_replaced_are_refused_and_told_apart() -> None:
+    curve, refusals = ServerCurve(new_keys(), new_keys(), new_keys()), list[str]()
+    gatekeeper = gatekeeper_of(curve, refusals)
+    gatekeeper.replace(dataclasses.replace(curve, client=new_keys()))
+    assert gatekeeper._answer(request(curve))[2] == b"400"
+    assert gatekeeper._answer(request(curve, key=bytes(32)))[2] == b"400"
+    assert refusals[0] == f"127.0.0.1 has a key that was replaced ({fingerprint(curve.client.public)})"
+    assert refusals[1].startswith("127.0.0.1 has an unknown key (")
+    assert gatekeeper.refused == 2
+
+
+def test_fingerprints_tell_keys_apart() -> None:
+    keys = [new_keys().public for _ in range(20)]
+    assert len({fingerprint(key) for key in keys}) == 20
+    assert re.fullmatch(r"([0-9a-f]{4}:){3}[0-9a-f]{4}", fingerprint(keys[0]))
+    assert fingerprint(keys[0]) == fingerprint(keys[0])
 
 
 def test_the_gatekeeper_lets_in_exactly_the_known_keys() -> None:
