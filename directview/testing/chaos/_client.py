@@ -51,6 +51,8 @@ class ClientOptions:
     seed: str
     patience: float = 60.0
     """Seconds that outstanding calls have to end, once there are no more faults."""
+    reconnect_timeout: float = 60.0
+    """Seconds to wait for another controller, where there may be one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +96,9 @@ class _Program:
         self._watch_input()
         kinds = self._kinds()
         tasks: set[asyncio.Task[None]] = set()
-        async with Client(self.options.connection, timeout=30) as rc:
+        async with Client(
+            self.options.connection, timeout=30, reconnect_timeout=self.options.reconnect_timeout
+        ) as rc:
             while not self.stopping.is_set():
                 if len(tasks) < _AT_ONCE and rc.ids:
                     weights = [weight for weight, _ in kinds.values()]

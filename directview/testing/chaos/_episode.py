@@ -32,7 +32,7 @@ __all__ = ["Life"]
 _START: Final = 40.0
 _PATIENCE: Final = 60.0
 """Seconds for everything to end that should: far more than it may take, less than for ever."""
-_FATAL: Final = 15.0
+_FATAL: Final = 20.0
 """Seconds from the death of a vital process to the end of every call."""
 _LEFT: Final = 15.0
 _FDS_SPARE: Final = 6
@@ -88,6 +88,8 @@ class Life:
         episode = self.episode
         arguments = ["-m", "directview", "start", "-n", str(episode.engines), "--profile", self.profile]
         arguments += ["--ip", "127.0.0.1"]
+        if episode.resilient:
+            arguments.append("--resilient")
         if episode.store:
             arguments += ["--store", str(self.disk / f"history-{episode.number}.sqlite")]
         self.launcher = Program("launcher", arguments, self.folder / "launcher.log")
@@ -146,6 +148,7 @@ class Life:
             record=str(self.folder / f"{name}.jsonl"),
             seed=f"{self.seed} {self.episode.number} {name}",
             patience=_PATIENCE,
+            reconnect_timeout=_FATAL / 2 if self.episode.ending != "stop" else _PATIENCE,
         )
         run = "import sys; from directview.testing.chaos._client import main; sys.exit(main())"
         arguments = ["-c", run, json.dumps(dataclasses.asdict(options))]
@@ -210,6 +213,12 @@ class Life:
         infos = self.observer.engine_infos.items()
         return {id for id, info in infos if hosts & ancestors(info.pid)}
 
+    async def find_controller(self) -> int:
+        """The controller's process: another one, perhaps, by now."""
+        with contextlib.suppress(DirectViewError):
+            self.controller_pid = (await request(self.control, "status", timeout=1.0))["controller"]
+        return self.controller_pid
+
     async def _kill_something_vital(self) -> None:
         pids = {
             "kill launcher": self.launcher.pid,
@@ -241,7 +250,9 @@ class Life:
             await self._look_at_descriptors()
             self.launcher.signal(signal.SIGINT)
         for program in (self.launcher, *self.hosts):
-            # Another host's engines end when their controller is gone, for good as far as they can tell.
+            if program is not self.launcher and self.episode.resilient:
+                program.signal(signal.SIGINT)  # It would wait for another controller.
+            # Else another host's engines end when their controller is gone.
             if not await program.ended(_PATIENCE):
                 self.trouble.append(f"{program.name} has not ended after {_PATIENCE:g} s")
         if not fatal and self.launcher.exit_code != 0:
@@ -249,6 +260,8 @@ class Life:
 
     async def _look_at_descriptors(self) -> None:
         """Clients and engines have come and gone: nothing of them may be left in the others."""
+        if await self.find_controller() not in self.open_files:
+            return  # Another one: there is nothing to compare it with.
         deadline = time.monotonic() + 5.0
         while True:
             now = open_files(list(self.open_files))

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from directview.testing.chaos._judge import AWAY, HARD, Happening
+from directview.testing.chaos._judge import AWAY, HARD, LONG_REACH, REACH, Happening
 from directview.testing.chaos._processes import freeze, kill
 from directview.testing.chaos._sandbox import SHARED, full
 from directview.testing.chaos._schedule import Fault
@@ -51,8 +51,12 @@ class Faults:
         match fault.kind:
             case "kill engine" | "freeze engine":
                 await self._engine(fault)
+            case "kill controller":
+                began = time.monotonic()
+                if kill(await self._life.find_controller()):
+                    self._note(fault, began, set(), set())
             case "freeze controller":
-                await self._vital(fault, self._life.controller_pid)
+                await self._vital(fault, await self._life.find_controller())
             case "freeze supervisor":
                 await self._vital(fault, self._life.supervisor_pid)
             case "kill client" | "freeze client":
@@ -65,12 +69,15 @@ class Faults:
                 raise AssertionError(f"no fault is called {kind!r}")
 
     def _note(self, fault: Fault, began: float, engines: set[int], clients: set[str]) -> None:
+        resilient = self._life.episode.resilient
+        waited_for = resilient and fault.kind != "kill engine"
         happening = Happening(
             kind=fault.kind,
             began=began,
             ended=time.monotonic(),
-            engines=frozenset(engines),
-            clients=frozenset(clients),
+            engines=frozenset() if waited_for else frozenset(engines),
+            clients=frozenset() if waited_for else frozenset(clients),
+            reach=LONG_REACH if resilient else REACH,
         )
         self._life.happenings.append(happening)
 
@@ -103,7 +110,10 @@ class Faults:
             self._note(fault, began, set(), {name} if fault.seconds >= AWAY else set())
 
     async def _network(self, fault: Fault) -> None:
-        """Clients that come back in time miss nothing. Engines may be given up before they do."""
+        """Clients that come back in time miss nothing. Engines may be given up before they do.
+
+        A resilient cluster waits for everybody, longer than any of this lasts.
+        """
         networks = self._life.networks()
         network, began = networks[int(fault.pick * len(networks))], time.monotonic()
         clients = {name for name, theirs in self._life.remote_clients.items() if theirs is network}

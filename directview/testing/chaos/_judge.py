@@ -12,6 +12,8 @@ __all__ = ["Happening", "Verdict", "judge"]
 REACH: Final = 12.0
 """Seconds for which a fault explains what is noticed later: a frozen engine is given up after a heartbeat's
 timeout, and its calls may wait behind a frozen controller meanwhile."""
+LONG_REACH: Final = 45.0
+"""The same where everybody is waited for, thirty seconds long, because the controller may come back."""
 HARD: Final = 0.9
 """Seconds that an engine must be frozen or cut off to be given up for it."""
 AWAY: Final = 0.9
@@ -33,9 +35,11 @@ class Happening:
     fatal: bool = False
     """Whether it ends the whole cluster."""
 
+    reach: float = REACH
+
     def near(self, began: float, ended: float) -> bool:
         """Whether it can have to do with something that lasted from `began` to `ended`."""
-        return self.began <= ended and began <= self.ended + REACH
+        return self.began <= ended and began <= self.ended + self.reach
 
 
 @dataclass(slots=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple
 
-__all__ = ["ENDINGS", "KINDS", "Episode", "Fault", "episodes"]
+__all__ = ["ENDINGS", "KINDS", "RESILIENT_ONLY", "Episode", "Fault", "episodes"]
 
 KINDS: Final[dict[str, tuple[float, tuple[float, ...]]]] = {
     "kill engine": (5, (0.0,)),
+    "kill controller": (2, (0.0,)),
     "freeze engine": (3, (0.1, 0.5, 1.0, 4.0)),
     "freeze controller": (2, (0.1, 0.5, 1.5, 3.0)),
     "freeze supervisor": (1, (0.5, 3.0)),
@@ -24,6 +25,9 @@ KINDS: Final[dict[str, tuple[float, tuple[float, ...]]]] = {
     "fill shared memory": (1, (0.5, 2.0)),
 }
 """Kind of fault → how often it comes beside the others, and for how many seconds it may last."""
+
+RESILIENT_ONLY: Final = frozenset({"kill controller"})
+"""What only a cluster that was started with ``--resilient`` survives: to others it isn't done."""
 
 ENDINGS: Final = {
     "stop": 4.0,
@@ -66,6 +70,8 @@ class Episode:
     """Behind a network that can be broken."""
     clients: int
     remote_clients: int
+    resilient: bool
+    """Whether it outlives its controller."""
     store: bool
     """Whether the controller writes its history to a disk that can be full."""
     faults: tuple[Fault, ...]
@@ -91,6 +97,9 @@ def episodes(seed: int, seconds: float) -> Iterator[Episode]:
 
 
 def _episode(random: Random, number: int, seconds: float) -> Episode:
+    resilient = random.random() < 0.5
+    spared = RESILIENT_ONLY if resilient else frozenset()
+    endings = {what: weight for what, weight in ENDINGS.items() if what not in spared}
     return Episode(
         number=number,
         seconds=seconds,
@@ -98,14 +107,16 @@ def _episode(random: Random, number: int, seconds: float) -> Episode:
         remote_engines=random.randint(1, 2),
         clients=random.randint(1, 2),
         remote_clients=random.randint(1, 2),
+        resilient=resilient,
         store=random.random() < 0.5,
-        faults=tuple(_faults(random, seconds)),
-        ending=random.choices(list(ENDINGS), list(ENDINGS.values()))[0],
+        faults=tuple(_faults(random, seconds, resilient)),
+        ending=random.choices(list(endings), list(endings.values()))[0],
     )
 
 
-def _faults(random: Random, seconds: float) -> Iterator[Fault]:
-    kinds, weights = list(KINDS), [weight for weight, _ in KINDS.values()]
+def _faults(random: Random, seconds: float, resilient: bool) -> Iterator[Fault]:
+    kinds = [kind for kind in KINDS if resilient or kind not in RESILIENT_ONLY]
+    weights = [KINDS[kind][0] for kind in kinds]
     at = _CALM + random.expovariate(1 / _BETWEEN)
     while at < seconds:
         kind = random.choices(kinds, weights)[0]
