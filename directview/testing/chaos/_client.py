@@ -96,9 +96,8 @@ class _Program:
         self._watch_input()
         kinds = self._kinds()
         tasks: set[asyncio.Task[None]] = set()
-        async with Client(
-            self.options.connection, timeout=30, reconnect_timeout=self.options.reconnect_timeout
-        ) as rc:
+        patience = self.options.reconnect_timeout
+        async with Client(self.options.connection, timeout=patience, reconnect_timeout=patience) as rc:
             while not self.stopping.is_set():
                 if len(tasks) < _AT_ONCE and rc.ids:
                     weights = [weight for weight, _ in kinds.values()]

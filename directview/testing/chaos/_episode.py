@@ -32,7 +32,7 @@ __all__ = ["Life"]
 _START: Final = 40.0
 _PATIENCE: Final = 60.0
 """Seconds for everything to end that should: far more than it may take, less than for ever."""
-_FATAL: Final = 20.0
+_FATAL: Final = 25.0
 """Seconds from the death of a vital process to the end of every call."""
 _LEFT: Final = 15.0
 _FDS_SPARE: Final = 6
@@ -148,7 +148,7 @@ class Life:
             record=str(self.folder / f"{name}.jsonl"),
             seed=f"{self.seed} {self.episode.number} {name}",
             patience=_PATIENCE,
-            reconnect_timeout=_FATAL / 2 if self.episode.ending != "stop" else _PATIENCE,
+            reconnect_timeout=_FATAL / 2.5 if self.episode.ending != "stop" else _PATIENCE,
         )
         run = "import sys; from directview.testing.chaos._client import main; sys.exit(main())"
         arguments = ["-c", run, json.dumps(dataclasses.asdict(options))]
@@ -317,6 +317,7 @@ class Life:
         (self.folder / "happenings.txt").write_text("\n".join(happenings))
         verdict.killed = len(self.killed_clients)
         where = f"episode {self.episode.number}"
+        verdict.slowest = (verdict.slowest[0], f"{where}: {verdict.slowest[1]}")
         for name in ("lost", "doubled", "wrong", "hung"):
             setattr(verdict, name, [f"{where}: {line}" for line in getattr(verdict, name)])
         verdict.hung += [f"{where}: {line}" for line in self.trouble]

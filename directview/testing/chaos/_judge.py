@@ -54,8 +54,8 @@ class Verdict:
     """How often something ran on an engine."""
     killed: int = 0
     """Client programs that were killed: nobody waits for what they had begun."""
-    slowest: float = 0.0
-    """Seconds from a call to its end, at most."""
+    slowest: tuple[float, str] = (0.0, "")
+    """Seconds from a call to its end, at most; and which call that was."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -124,7 +124,7 @@ def _judge_end(
 ) -> None:
     how, name = call["how"], f"{call['kind']} call {call['token']} on {call['targets'] or 'any engine'}"
     verdict.kinds[call["kind"]] += 1
-    verdict.slowest = max(verdict.slowest, call["ended"] - call["began"])
+    verdict.slowest = max(verdict.slowest, (call["ended"] - call["began"], f"{name}: {how}"))
     if how == "error":
         verdict.ends.update({error["type"] for error in call["errors"]})
         for error in call["errors"]:

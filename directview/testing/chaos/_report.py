@@ -47,7 +47,8 @@ class Report:
         lines = [
             f"chaos, seed {self.seed}: {self.episodes} clusters in {self.took:.0f} s",
             f"  calls    {verdict.calls}: {_listed(verdict.kinds)}",
-            f"  ended    {_listed(verdict.ends)}; the slowest after {verdict.slowest:.1f} s",
+            f"  ended    {_listed(verdict.ends)}",
+            f"  slowest  {verdict.slowest[0]:.1f} s: {verdict.slowest[1]}",
             f"  ran      {verdict.runs} times on engines; {verdict.killed} clients were killed",
             f"  faults   {sum(verdict.faults.values())}: {_listed(verdict.faults)}",
             f"  endings  {_listed(self.endings)}",
