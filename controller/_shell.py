@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from directview._loop_watch import LoopWatch
+from directview._trace_writing import TRACE_FOLDER, Tracer
 from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, Persist, Record, Rotate, Send
 from directview.controller._listening import Listening, Refusals
 from directview.controller._metrics import serve_metrics
+from directview.controller._registry import Engine
 from directview.controller._state import Controller, Settings
 from directview.controller._status import answer
 from directview.controller._store import Store
@@ -100,6 +103,7 @@ class ControllerShell:
         )
         self._machine = Controller(settings, time.monotonic(), known)
         self._meter = self._machine.meter
+        self._tracer = self._begin_to_trace()
         self._watch = LoopWatch(log, "the controller's loop")
         self._router = RouterLink(
             on_message=self._arrived,
@@ -125,6 +129,8 @@ class ControllerShell:
             if self._timer is not None:
                 self._timer.cancel()
             self._router.close()
+            if self._tracer is not None:
+                self._tracer.close()
             if self._end_metrics is not None:
                 await asyncio.to_thread(self._end_metrics)
             if self._finished.is_set() or options.policy == "stop":
@@ -192,10 +198,28 @@ class ControllerShell:
             return
         if isinstance(message, Query):
             self._read_watch()
+        if self._tracer is not None:
+            self._tracer.saw("in", message)
         if isinstance(message, Hello):
             self._machine.greet(route, message, self._router.user_of(route), time.monotonic())
         else:
             self._machine.receive(route, message, header, frames, time.monotonic())
+
+    def _begin_to_trace(self) -> Tracer | None:
+        """The folder that is there, or not, tells engines and clients of this machine whether to trace."""
+        folder = self._folder / TRACE_FOLDER
+        if self._options.policy != "wait" or not self._options.trace:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not self._options.trace:
+            return None
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return Tracer("controller", folder / "controller.trace")
+
+    def _trace_dispatched(self, tracer: Tracer, routes: Sequence[bytes], header: bytes) -> None:
+        peers = [self._machine.registry.routes.get(route) for route in routes]
+        engines = [peer.id for peer in peers if isinstance(peer, Engine)]
+        if engines:
+            tracer.saw("out", decode(header), engines)
 
     def _read_watch(self) -> None:
         self._meter.lag, self._meter.blocked = self._watch.longest(), self._watch.blocked
@@ -235,6 +259,8 @@ class ControllerShell:
         while self._machine.diary:
             log.info("%s", self._machine.diary.popleft())
         for effect in self._machine.flush():
+            if self._tracer is not None and isinstance(effect, Send):
+                self._trace_dispatched(self._tracer, effect.routes, effect.header)
             match effect:
                 case Send((route,), header, frames):
                     meter.messages_out += 1

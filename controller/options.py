@@ -42,6 +42,8 @@ class ControllerOptions:
     log: str = ""
     """Where the descriptors 1 and 2 go to already; empty: a terminal."""
 
+    trace: bool = False
+    """Whether each process writes down where each call is."""
     metrics: str = ""
     """``[HOST:]PORT`` at which Prometheus finds metrics; empty: nowhere."""
     log_level: str | int = ""

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from directview._client_hub import Hub
+from directview._client_waiting import listed
+from directview._metadata import parse_msg_id
+from directview._trace_reading import Step, told, traced
+from directview.connection import ConnectionInfo
 from directview.engine._interrupt import STACK_SIGNAL, STACKS_COMPLETE
-from directview.folders import cluster_folders
+from directview.folders import cluster_folders, folder_of_file
 
 if TYPE_CHECKING:
     from directview.wire.messages import EngineInfo
@@ -27,7 +31,9 @@ _MOST_BYTES: Final = 1 << 20
 
 
 class Observing(Hub):
-    """The part of a `Client` that looks into engines."""
+    """The part of a `Client` that looks into engines, and after calls."""
+
+    _info: ConnectionInfo
 
     def stack(self, targets: Any = None) -> dict[int, str]:
         """Where engines' code is at this moment, also in engines that are blocked. Blocks for a moment.
@@ -62,6 +68,58 @@ class Observing(Hub):
         told = await asyncio.gather(*[_told(path, starts[id]) for id, path in here.items()])
         texts = dict(zip(here, told, strict=True))
         return {id: texts.get(id) or _why_not(info, files[id]) for id, info in infos.items()}
+
+    def trace(self, jobs: Any = None) -> list[Step]:
+        """What has happened to calls so far, across client, controller and engines. Blocks.
+
+        Of every call the controller remembers when it was queued, started, completed and answered. In a
+        cluster that was started with ``trace``, every process on this machine has written down each hop.
+
+        Args:
+            jobs: a msg_id (of any client's call), an index into `history`, an `AsyncResult`, or a list of
+                these. None: the last call.
+
+        Returns:
+            `Step`s in order of time: ``time``, ``place``, ``what``, ``msg_id``.
+
+        Raises:
+            KeyError: nothing is known of such a call.
+            ValueError: that is no msg_id.
+            WouldBlockLoop: this is the thread of the client's own event loop: await `trace_async`.
+        """
+        return self._binding.run(
+            lambda core: self.trace_async(jobs), "trace()", "`await rc.trace_async(...)`"
+        )
+
+    async def trace_async(self, jobs: Any = None) -> list[Step]:
+        """`trace` for event loops. May be cancelled."""
+        msg_ids = self._meant(jobs)
+        folder = folder_of_file(self._info.source)
+        steps: dict[Step, None] = {}
+        if folder is not None:
+            for msg_id in msg_ids:
+                steps.update(dict.fromkeys(await asyncio.to_thread(traced, folder, msg_id)))
+        asked = list(dict.fromkeys([*msg_ids, *[step.msg_id for step in steps]]))
+        records = await self.db_query_async({"msg_id": {"$in": asked}})
+        found = told(list(steps), records)
+        if not found:
+            raise KeyError(
+                f"nothing is known of call {', '.join(msg_ids)}: the controller remembers the last 10,000 "
+                "calls, and of load-balanced ones only those under which engines were given them, unless the "
+                "cluster was started with --trace"
+            )
+        return found
+
+    def _meant(self, jobs: Any) -> list[str]:
+        if jobs is None:
+            return self._get_result(-1).msg_ids
+        found = []
+        for job in listed(jobs):
+            names = [job] if isinstance(job, str) else self._names_of(job)
+            for name in names:
+                parse_msg_id(name)
+            found += names
+        return found
 
 
 def _file_of(info: EngineInfo) -> Path | None:

@@ -37,6 +37,7 @@ from directview._loop_watch import LoopWatch
 from directview._memory import Memory
 from directview._metadata import CallMetadata
 from directview._observers import Observers
+from directview._trace_writing import tracer_of
 from directview.connection import ConnectionInfo
 from directview.errors import (
     ClientClosed,
@@ -131,6 +132,10 @@ class Core:
             awaited=info.is_current,
         )
 
+        self._tracer = tracer_of("client", info.source, f"client-{os.getpid()}-{self.uuid.hex()[:8]}")
+        if self._tracer is not None:
+            self._session.tap = self._tracer.saw
+
     # --- the connection -----------------------------------------------------------------------------
 
     async def open(self, timeout: float) -> None:
@@ -206,6 +211,8 @@ class Core:
         if self._timer is not None:
             self._timer.cancel()
         self._session.close(_FAREWELL)
+        if self._tracer is not None:
+            self._tracer.close()
 
     # --- calls: any thread --------------------------------------------------------------------------
 
@@ -284,6 +291,10 @@ class Core:
         """
         with self.lock:
             calls = self.balanced.calls(given, self._seqs)
+            if self._tracer is not None:
+                for call in calls:
+                    name, (engine,) = self.balanced.name_of(call), call.pending
+                    self._tracer.given(self.uuid, name, call.seq, engine)
             self._inbox.append(lambda: self._submit_calls(calls))
         self._take_inbox()
 

@@ -214,6 +214,11 @@ class Dispatching:
             calls.append(Call(seq, work.name, (engine,), work.parcel, task))
         return calls
 
+    def name_of(self, call: Call) -> int:
+        """The number of the task that is given to an engine as this call."""
+        work: Work = call.context.context
+        return work.result._calls[work.index][0]
+
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
         return self._balancer.next_deadline()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from directview.commands import clusters, demo, keys, logs, stack, starting, status
+from directview.commands import clusters, demo, keys, logs, stack, starting, status, trace
 
 __all__ = ["main"]
 
@@ -37,6 +37,7 @@ for _command in (
     status.status,
     logs.logs,
     stack.stack,
+    trace.trace,
     starting.add_engines,
     starting.controller,
     starting.engine,

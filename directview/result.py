@@ -15,12 +15,15 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, chain, pairwise
-from typing import Any, Final, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
 
 from directview._display import Displayed
 from directview._metadata import METADATA_KEYS, CallMetadata
 from directview._waiting import CallOwner, Counted, logger
 from directview.errors import TimeoutError
+
+if TYPE_CHECKING:
+    from directview._trace_reading import Step
 
 __all__ = ["AsyncMapResult", "AsyncResult", "CallMetadata", "CallOwner"]
 
@@ -217,6 +220,21 @@ class AsyncResult(Displayed[T], Generic[T]):
         engines = ", ".join([str(engine) for _, engine in self._outstanding() if engine >= 0])
         where = f" on engine {engines}" if engines else ""
         return f"{self._name} was cancelled, and is still running{where}: it does not give in"
+
+    # --- its story ---
+
+    def trace(self) -> list[Step]:
+        """What has happened to the call so far, hop by hop, on all its engines. Blocks.
+
+        As `Client.trace`.
+
+        Raises:
+            WouldBlockLoop: this is the thread of the client's own event loop: await
+                ``rc.trace_async(result)`` instead.
+        """
+        client: Any = self._owner
+        steps: list[Step] = client.trace(self.msg_ids)
+        return steps
 
     # --- sending ---
 

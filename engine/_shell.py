@@ -23,6 +23,7 @@ from typing import Any, Final
 from directview import _stream_calls, connection, operations
 from directview._log_writing import ProcessLog
 from directview._loop_watch import LoopWatch
+from directview._trace_writing import tracer_of
 from directview.engine import _forked, _output
 from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
@@ -78,6 +79,7 @@ class EngineShell:
         self._reason = ""
         self._log: ProcessLog | None = None
         self._stacks: Stacks | None = None
+        self._tracer = tracer_of("engine", options.connection, f"engine-{options.uuid[:12]}")
         self._watch = LoopWatch(log, "the engine's loop", lambda: self._working or self._steps.plain)
         self._open_files()
 
@@ -135,6 +137,8 @@ class EngineShell:
             reconnect_timeout=self._options.reconnect_timeout,
             awaited=info.is_current,
         )
+        if self._tracer is not None:
+            self._session.tap = self._tracer.saw
         self._outbox.attach(self._session)
         if self._log is not None:
             self._watch.start()
@@ -150,6 +154,8 @@ class EngineShell:
             self._outbox.close()
             self._session.close(_FAREWELL)
             self._watch.close()
+            if self._tracer is not None:
+                self._tracer.close()
             if self._stacks is not None:
                 self._stacks.close()
             if self._log is not None:
@@ -197,6 +203,8 @@ class EngineShell:
         self._state.id = message.id
         if self._log is not None:
             self._log.called(f"engine.{message.id}")
+        if self._tracer is not None:
+            self._tracer.process = f"engine.{message.id}"
         log.info("%s as engine %d: process %d", "back" if again else "registered", message.id, os.getpid())
         uuid = self._options.uuid
         self._context.run(operations.bind, self._namespace.names, engine_id=message.id, engine_uuid=uuid)

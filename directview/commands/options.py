@@ -17,6 +17,7 @@ __all__ = [
     "port_option",
     "resilient_option",
     "store_option",
+    "trace_option",
 ]
 
 P = ParamSpec("P")
@@ -74,6 +75,9 @@ metrics_option = click.option(
     "--metrics",
     metavar="[HOST:]PORT",
     help="Serve the controller's figures to Prometheus there. [default host: 127.0.0.1; default: nowhere]",
+)
+trace_option = click.option(
+    "--trace", is_flag=True, help="Write down where each call is; see `directview trace`. Costs some speed."
 )
 resilient_option = click.option(
     "--resilient",

@@ -19,6 +19,7 @@ from directview.commands.options import (
     port_option,
     resilient_option,
     store_option,
+    trace_option,
 )
 from directview.commands.running import Interrupted, look_in_current_folder, run, stay
 
@@ -41,6 +42,7 @@ __all__ = ["add_engines", "controller", "engine", "start"]
 @resilient_option
 @log_level_option
 @metrics_option
+@trace_option
 @plain_errors
 def start(
     n: int | None,
@@ -52,6 +54,7 @@ def start(
     resilient: bool,
     log_level: str | None,
     metrics: str | None,
+    trace: bool,
 ) -> None:
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
@@ -66,6 +69,7 @@ def start(
         resilient=resilient,
         log_level=log_level,
         metrics=metrics,
+        trace=trace,
         shutdown_atexit=not daemonize,
     )
     sys.exit(run(_start(cluster, daemonize)))
@@ -161,6 +165,7 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
 @resilient_option
 @log_level_option
 @metrics_option
+@trace_option
 @plain_errors
 def controller(
     profile: str,
@@ -170,6 +175,7 @@ def controller(
     resilient: bool,
     log_level: str | None,
     metrics: str | None,
+    trace: bool,
 ) -> None:
     """Run a controller alone, in the foreground; engines come by other commands.
 
@@ -195,6 +201,7 @@ def controller(
         policy="wait" if resilient or earlier is not None else "stop",
         log_level=log_level or "",
         metrics=metrics or "",
+        trace=trace,
     )
     sys.exit(serve(options))
 

@@ -91,6 +91,8 @@ class Session:
         self._heartbeat = heartbeat
         self._reconnect_timeout = reconnect_timeout
         self._awaited = awaited
+        self.tap: Callable[[str, Message], None] | None = None
+        """Sees every message after the handshake, with ``in`` or ``out``."""
         self._link: Link | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -178,6 +180,8 @@ class Session:
             if frames_of(message) != len(frames):
                 raise ProtocolError(f"{type(message).__name__} with {len(frames)} frames")
             if self._welcomed is None:
+                if self.tap is not None:
+                    self.tap("in", message)
                 self._on_message(message, frames)
             else:
                 self._greeted(message)
@@ -257,6 +261,8 @@ class Session:
     def send(self, message: Message, frames: Sequence[Any] = ()) -> None:
         """Send, or drop it while there is no connection: what matters is resumed on the next one."""
         if self._link is not None and self._welcomed is None:
+            if self.tap is not None:
+                self.tap("out", message)
             self._link.send(encode(message), frames)
 
     def close(self, linger: float = 0.0) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from directview import Client, Cluster
+from directview._trace_reading import Step
 
 DEADLINE = 30.0
 PROFILE = "watched"
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 @pytest.fixture(scope="module")
 def rc(own_folders: Path) -> Iterator[Client]:
     """A named cluster of two engines that says all it can."""
-    with Cluster(n=2, profile=PROFILE, log_level="debug") as client:
+    with Cluster(n=2, profile=PROFILE, log_level="debug", trace=True) as client:
         yield client
 
 
@@ -262,3 +263,71 @@ def test_a_coroutine_that_blocks_its_engine_is_logged_and_a_plain_function_is_no
     assert "the engine's loop has not turned" in text
     assert "in blocks" in text
     assert told(0) == ""
+
+
+# --- traces ------------------------------------------------------------------------------------------
+
+
+def prints_and_doubles(x: int) -> int:
+    print("half done")
+    return 2 * x
+
+
+def test_the_story_of_a_call_has_every_hop(rc: Client) -> None:
+    call = rc[0].apply_async(prints_and_doubles, 21)
+    assert call.get(DEADLINE) == 42
+
+    def whole() -> list[Step]:
+        steps = call.trace()
+        return steps if sum(step.what == "acknowledged" for step in steps) == 3 else []
+
+    steps = until(whole, "the acknowledgement")
+    where = {(step.place, step.what.partition(",")[0]) for step in steps}
+    assert where >= {
+        ("client", "sent"), ("controller", "queued"), ("controller", "dispatched"), ("engine.0", "arrived"),
+        ("engine.0", "started"), ("engine.0", "printed"), ("engine.0", "completed"), ("engine.0", "answered"),
+        ("controller", "result passed on"), ("client", "output received"), ("client", "received"),
+    }  # fmt: skip
+    names = [step.what for step in steps if step.place == "engine.0"]
+    assert names.index("arrived") < names.index("started") < names.index("answered")
+    text = said("trace", call.msg_ids[0], "--profile", PROFILE)
+    assert text.startswith(f"call {call.msg_ids[0]}, ")
+    assert "engine.0    printed" in text
+    assert "prints_and_doubles" not in text
+
+
+def test_the_story_of_a_load_balanced_call_names_its_engine(rc: Client) -> None:
+    call = rc.load_balanced_view().apply_async(prints_and_doubles, 4)
+    assert call.get(DEADLINE) == 8
+    places = {step.place for step in rc.trace(call)}
+    assert places & {"engine.0", "engine.1"}
+
+
+def test_recent_calls_are_exported_for_a_viewer(rc: Client, tmp_path: Path) -> None:
+    rc[:].map_async(prints_and_doubles, range(4)).get(DEADLINE)
+    path = tmp_path / "calls.json"
+    assert "calls are in" in said("trace", "--export", str(path), "--profile", PROFILE)
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {event["pid"] for event in events} == {0, 1}
+    assert all(event["dur"] >= 0 for event in events if event["ph"] == "X")
+
+
+def test_a_call_that_nobody_knows_is_said_to_be_unknown(rc: Client) -> None:
+    with pytest.raises(KeyError, match="nothing is known of call"):
+        rc.trace(f"{'0' * 32}_1_0")
+    with pytest.raises(ValueError, match="is not a msg_id"):
+        rc.trace("nonsense")
+
+
+def test_an_untraced_cluster_remembers_the_main_steps_and_writes_nothing(own_folders: Path) -> None:
+    with Cluster(n=1) as rc:
+        call = rc[0].apply_async(prints_and_doubles, 1)
+        assert call.get(DEADLINE) == 2
+        steps = [(step.place, step.what) for step in rc.trace(call)]
+        assert not (Path(rc._info.source).parent / "trace").exists()
+    assert steps == [
+        ("controller", "queued"),
+        ("engine.0", "started"),
+        ("engine.0", "completed"),
+        ("controller", "result passed on"),
+    ]
