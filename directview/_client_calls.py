@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from directview._client_receiving import Adjacent
 from directview.wire.messages import Answer, Engines, ResultItem
 from directview.wire.parcels import Parcel, Unpacked
 from directview.wire.postmortem import NOTHING_KNOWN, Postmortem
@@ -47,7 +48,8 @@ class Call:
     """
 
     __slots__ = (
-        "aborting", "context", "flags", "name", "outgoing", "parcel", "pending", "seq", "unaccepted",
+        "aborting", "adjacent", "context", "flags", "name", "outgoing", "parcel", "pending", "seq",
+        "unaccepted",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,8 @@ class Call:
         """How many of them may still need the payload."""
         self.outgoing: Outgoing | None = None
         """Its chunked buffers, on their way."""
+        self.adjacent: Adjacent | None = None
+        """Large parts of its result come side by side."""
         self.aborting: frozenset[int] = frozenset()
         """Engines on which it was aborted after it had been sent there."""
         self.context = context

@@ -8,26 +8,14 @@ from itertools import islice
 from typing import Final
 
 from directview._client_calls import Call
-from directview.wire.messages import EngineInfo, ResultItem
-from directview.wire.parcels import Unpacked
+from directview._client_receiving import Receiving
+from directview.wire.messages import EngineInfo
 from directview.wire.transfers import Pace, due_grant
 
-__all__ = ["KnownEngine", "Receiving"]
+__all__ = ["KnownEngine"]
 
 _RECEIVE_AT_ONCE: Final = 2
 """Large results of one engine that are received at a time."""
-
-
-class Receiving:
-    """A result whose chunks are on their way."""
-
-    __slots__ = ("call", "granted", "item", "parcel")
-
-    def __init__(self, call: Call, item: ResultItem, parcel: Unpacked) -> None:
-        self.call = call
-        self.item = item
-        self.parcel = parcel
-        self.granted = 0
 
 
 class KnownEngine:
@@ -103,6 +91,6 @@ class KnownEngine:
         for seq, receiving in islice(self.receiving.items(), _RECEIVE_AT_ONCE):
             parcel = receiving.parcel
             upto = due_grant(parcel.received, receiving.granted, parcel.size, pace)
-            if upto is not None:
+            if upto is not None and not receiving.held:
                 receiving.granted = upto
                 yield seq, upto, parcel.received, parcel.source is not None

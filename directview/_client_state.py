@@ -40,7 +40,8 @@ from directview._client_calls import (
     Sent,
     Stage,
 )
-from directview._client_engine import KnownEngine, Receiving
+from directview._client_engine import KnownEngine
+from directview._client_receiving import Results
 from directview._client_sending import Sending
 from directview.wire.arena import SharedMemory
 from directview.wire.messages import (
@@ -110,8 +111,7 @@ class ClientState:
         self._freed: dict[int, None] = {}
         """Engines to which calls may perhaps be sent."""
         self._sending = Sending(uuid)
-        self._granting: dict[int, None] = {}
-        """Engines to which a grant may be due."""
+        self._incoming = Results(uuid, self._engines, pace)
         self._queries: dict[int, Query | None] = {}
         """Those without an answer; None in place of one that has been sent."""
         self._now = 0.0
@@ -358,8 +358,7 @@ class ClientState:
             self._leave_stage(call, engine)
             call.pending[id] = Stage.ACCEPTED
             self._payload_taken(call, id)
-        engine.receiving[item.seq] = Receiving(call, item, parcel)
-        self._granting[id] = None
+        self._incoming.begins(engine, call, item, parcel, now)
 
     def _ended(
         self,
@@ -382,8 +381,7 @@ class ClientState:
         if engine is not None:
             engine.given.pop(call.seq, None)
             self._leave_stage(call, engine)
-            if engine.receiving.pop(call.seq, None) is not None:
-                self._granting[id] = None
+        self._incoming.ended(engine, call, id)
         stage = call.pending.pop(id)
         if stage is not Stage.ACCEPTED:
             self._payload_taken(call, id)
@@ -399,10 +397,9 @@ class ClientState:
             parcel: Unpacked | None = receiving.parcel
             problem = None
             try:
-                receiving.parcel.receive_chunk(message, frames, receiving.granted)
+                self._incoming.came(engine, receiving, message, frames)
             except (ProtocolError, MemoryError) as error:
                 parcel, problem = None, error
-            self._granting[id] = None
             if problem is not None or not receiving.parcel.missing:
                 self._ended(receiving.call, engine, receiving.item, parcel, problem, now)
 
@@ -481,6 +478,7 @@ class ClientState:
         self._out.clear()
         for engine in self._engines.values():
             engine.receiving.clear()
+        self._incoming.link_lost()
 
     def abandon(self, reason: str) -> None:
         """No controller will come back: every call ends. Queries have no answer, and there is no event."""
@@ -536,8 +534,8 @@ class ClientState:
             out.extend(self._submits())
         if self._acks.to_settle(self.watermark):
             out.extend(self._acks.say(self.watermark))
-        if self._granting:
-            out.extend(self._grants())
+        if self._incoming:
+            out.extend(self._incoming.grants())
         if self._sending:
             out.extend(self._sending.chunks(self._now))
         return out
@@ -578,20 +576,14 @@ class ClientState:
         if ready:
             yield from submits(self.uuid, watermark, [ready[seq] for seq in sorted(ready)])
 
-    def _grants(self) -> Iterator[Outbound]:
-        granting, self._granting = self._granting, {}
-        for id in granting:
-            if id in self._engines:
-                for seq, upto, received, shared in self._engines[id].due_grants(self._pace):
-                    yield Grant(self.uuid, seq, id, RESULT, upto, received, shared), ()
-
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        deadlines = (self._acks.deadline, self._sending.deadline)
+        deadlines = (self._acks.deadline, self._sending.deadline, self._incoming.deadline)
         return min([deadline for deadline in deadlines if deadline is not None], default=None)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
+        self._incoming.overdue(now)
         if self._acks.deadline is not None and now >= self._acks.deadline:
             self._acks.deadline = None
             if self._connected:

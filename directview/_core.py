@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from directview._balancing_tasks import Task
+from directview._client_receiving import Adjacent
 from directview._client_state import (
     Answered,
     Call,
@@ -47,6 +48,7 @@ from directview.errors import (
     SerializationError,
     TaskAborted,
 )
+from directview.partition import Joining
 from directview.reply import ExecuteReply
 from directview.result import AsyncResult
 from directview.wire.arena import arena
@@ -310,7 +312,10 @@ class Core:
             places = None
             if len(targets) > 1:
                 places = {id: first + index for index, id in enumerate(targets)}
-            self._state.submit(Call(slots[first][0], name, targets, parcel, (result, first, places)))
+            call = Call(slots[first][0], name, targets, parcel, (result, first, places))
+            if places is not None and type(result._join) is Joining and result._join.dist == "b":
+                call.adjacent = Adjacent(targets)
+            self._state.submit(call)
             first += len(targets)
 
     def _limit(self, result: AsyncResult[Any], seconds: float, until: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,7 +167,7 @@ class Objects(Targeted[K]):
         """`gather` that does not wait."""
         _checking.name(key, "gather")
         partition.check_dist(dist)
-        join = functools.partial(partition.join, dist=dist)
+        join = partition.Joining(dist)
         return self._call(operations.gather_part, (key,), {}, name="gather", targets=targets, join=join)
 
     def gather_sync(self, key: str, dist: partition.Dist = "b", *, targets: Targets | None = None) -> Any:

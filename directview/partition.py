@@ -123,6 +123,19 @@ def split_equal(seqs: Sequence[Any], n: int, dist: Dist = "b", name: str = "f") 
     return list(zip(*columns, strict=True))
 
 
+class Joining:
+    """`join`, told how the parts were dealt out."""
+
+    __slots__ = ("dist",)
+
+    def __init__(self, dist: Dist) -> None:
+        self.dist = dist
+
+    def __call__(self, parts: Iterable[Any]) -> Any:
+        """The parts put together."""
+        return join(parts, self.dist)
+
+
 def join(parts: Iterable[Any], dist: Dist = "b") -> Any:
     """Put parts together, in the order in which `split` dealt them out.
 
@@ -374,6 +387,19 @@ def _whole(first: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return blocks.take(nbytes).view(dtype).reshape(shape)
 
 
+def _side_by_side(parts: list[Any], shape: tuple[int, ...]) -> Any:
+    """The array that these parts make up as they lie, if they were received that way."""
+    numpy: Any = sys.modules["numpy"]
+    from directview.wire import blocks
+
+    first = parts[0]
+    for part in parts:
+        if type(part) is not numpy.ndarray or part.dtype != first.dtype or not part.flags.c_contiguous:
+            return None
+    block = blocks.joined(parts) if first.dtype.kind in "biufcmM" else None
+    return None if block is None else block.view(first.dtype).reshape(shape)
+
+
 def _join_ndarrays(parts: list[Any], dist: Dist) -> Any:
     """One allocation, filled in place; subclasses as numpy keeps them, dtypes promoted if they differ."""
     numpy: Any = sys.modules["numpy"]
@@ -391,7 +417,10 @@ def _join_ndarrays(parts: list[Any], dist: Dist) -> Any:
             whole.fill_value = first.fill_value
         return whole if dist == "b" else whole[_turns(lengths)]
     dtype = first.dtype if all(part.dtype == first.dtype for part in parts) else numpy.result_type(*parts)
-    whole = _whole(first, (sum(lengths), *first.shape[1:]), dtype)
+    shape = (sum(lengths), *first.shape[1:])
+    if dist == "b" and (whole := _side_by_side(parts, shape)) is not None:
+        return whole
+    whole = _whole(first, shape, dtype)
     if dist == "r" and _is_dealt(lengths):
         for i, part in enumerate(parts):
             whole[i :: len(parts)] = part

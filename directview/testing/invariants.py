@@ -141,6 +141,6 @@ def leftovers(
         for id, known in client._engines.items():
             if known.calls or known.bytes or known.held or known.given or known.receiving or known.unknown:
                 found.append(f"client: something on its way to or from {id}")
-        if client._acks._count or client._sending or client._sending.deadline or client._granting:
+        if client._acks._count or client._sending or client._sending.deadline or client._incoming:
             found.append("client: something to say")
     return found

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["IDLE_BYTES", "IDLE_SECONDS", "SMALLEST", "BlockPool", "take", "trim"]
+__all__ = ["IDLE_BYTES", "IDLE_SECONDS", "SMALLEST", "BlockPool", "joined", "take", "trim"]
 
 IDLE_BYTES: Final = 256 << 20
 """Most bytes that are kept for later."""
@@ -100,6 +101,28 @@ class BlockPool:
         with self._lock:
             while self._idle and self._idle[0][0] <= since:
                 self.idle_bytes -= len(self._idle.pop(0)[1])
+
+
+def joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:
+    """The bytes of contiguous arrays that lie one after the other in one block; None if they don't."""
+    lease = _lease_of(parts[0])
+    if lease is None:
+        return None
+    begin = end = parts[0].__array_interface__["data"][0]
+    for part in parts:
+        if part.__array_interface__["data"][0] != end or _lease_of(part) is not lease:
+            return None
+        end += part.nbytes
+    whole = np.asarray(lease)
+    start = begin - whole.__array_interface__["data"][0]
+    return whole[start : start + end - begin]
+
+
+def _lease_of(owner: Any) -> _Lease | None:
+    """The block that an array is a part of."""
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return owner if isinstance(owner, _Lease) else None
 
 
 _pool = BlockPool()

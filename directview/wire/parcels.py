@@ -159,6 +159,15 @@ class Unpacked:
         """Bytes of chunks that have not arrived yet."""
         return self.size - self.received
 
+    @property
+    def only_buffer(self) -> int:
+        """Bytes of the one buffer that comes as chunks; 0 if there is none, or several."""
+        return self.size if len(self._to_fill) == 1 else 0
+
+    def receive_into(self, place: np.ndarray[Any, Any]) -> None:
+        """Receive the only buffer in this place, which has its size, rather than in memory of its own."""
+        self._parts[self._to_fill[0][0]] = place
+
     def receive_chunk(self, message: Chunk, frames: Sequence[Any], granted: int) -> bool:
         """Put one chunk in its place, from its frame or from the sender's arena: see `receive`."""
         if message.place < 0:
