@@ -65,7 +65,7 @@ class EngineShell:
         self._state = EngineState(memory=arena())
         self._state.uuid = options.uuid_bytes
         self._namespace = Namespace()
-        self._steps = Steps(self._namespace)
+        self._steps = Steps(self._namespace, self._state.lent, self._keep_lent)
         self._interrupts = Interrupts(self._steps, options.interrupt_fd)
         self._outbox = Outbox(self._state, self._interrupts.shield)
         self._context = contextvars.copy_context()
@@ -115,7 +115,7 @@ class EngineShell:
         )
         self._streams = Streams(
             self._steps, self._namespace, self._outbox, self._interrupts.shield, self._runner,
-            lambda: self._state.sending,
+            lambda: bool(self._state.lent),
         )  # fmt: skip
         self._context.run(_stream_calls.bind, self._streams)
         self._prepare(loop)
@@ -246,6 +246,15 @@ class EngineShell:
             finally:
                 self._working = False
 
+    def _keep_lent(self) -> None:
+        """User code is about to run."""
+        with self._outbox.lock:
+            try:
+                self._state.keep_lent()
+            except MemoryError:
+                self._state.lent.clear()
+                log.warning("no memory to keep large results that are being sent: calls may change them")
+
     def _yield(self) -> None:
         """Let the loop turn once. Not even a message that arrives right now starts a call before it has."""
         self._yielding = True
@@ -286,8 +295,11 @@ class EngineShell:
                 link.poll()
 
     def _must_wait_for_takers(self) -> bool:
-        """A function blocks the loop, and with it the chunks of results before it: let those out first."""
-        if not self._state.sending or self._state.idle:
+        """The next call may change what earlier results refer to, and blocks the loop: let those out first.
+
+        Whoever takes longer than that gets a copy, which is made then.
+        """
+        if not self._state.lent or self._state.idle:
             self._held_since = None
             return False
         now = time.monotonic()

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from directview.wire import blocks
 from directview.wire.arena import SharedMemory
 from directview.wire.messages import (
     ABORTED,
@@ -154,6 +155,9 @@ class EngineState:
         self.id = -1
         self.uuid = b""
         self.to_cancel: list[Call] = []
+        self.lent: dict[Call, None] = {}
+        """Results whose large buffers are the user's own memory: they are to be read, or kept, before user
+        code runs that may change them."""
         self.gone: list[bytes] = []
         """Clients that are gone for good, for the shell to take out: what goes on for them may end."""
         """Coroutine calls whose task is to be cancelled; emptied by the shell."""
@@ -316,8 +320,24 @@ class EngineState:
         if call.outgoing is not None:
             call.outgoing.close()
         call.result = call.outgoing = None
-        for calls in (self._results, self._sending, self._granted):
+        for calls in (self._results, self._sending, self._granted, self.lent):
             calls.pop(call, None)
+
+    def keep_lent(self) -> None:
+        """User code is about to run: copy what it may change and the receivers do not have yet.
+
+        Raises:
+            MemoryError: there is no memory for that. What could be copied has been.
+        """
+        for call in list(self.lent):
+            assert call.result is not None
+            item, parcel = call.result
+            assert parcel is not None
+            kept = [blocks.copied(chunk) for chunk in parcel.chunks]
+            call.result = (item, parcel._replace(chunks=kept))
+            if call.outgoing is not None:
+                call.outgoing.move(kept)
+            del self.lent[call]
 
     def _grant(self, message: Grant) -> None:
         client = self._clients.get(message.client)
@@ -419,6 +439,8 @@ class EngineState:
         else:
             body, frames, _, nbytes = parcel
             item = ResultItem(call.seq, status, started, completed, nbytes, len(frames), body)
+            if parcel.chunks:
+                self.lent[call] = None
         call.result = (item, parcel)
         client.retained[call.seq] = call
         if self._connected:
@@ -439,11 +461,6 @@ class EngineState:
     def idle(self) -> bool:
         """Nothing is queued."""
         return not self._queue
-
-    @property
-    def sending(self) -> bool:
-        """Chunks of results wait for the receivers' grants."""
-        return bool(self._sending)
 
     # --- what goes out ------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from collections.abc import (
     Generator,
     Mapping,
     Sequence,
+    Sized,
 )
 from contextvars import ContextVar, Token
 from typing import Any, Final, Generic, TypeVar
@@ -340,6 +341,8 @@ class _Place:
 
     def enter(self) -> None:
         steps = self._steps
+        if steps._lent and steps._keep is not None:
+            steps._keep()
         self._outer = steps._here
         steps._here = self
         self._before = steps._namespace.enter(self.overlay)
@@ -361,11 +364,20 @@ class Steps(Armed):
 
     Args:
         namespace: the engine's namespace, where overlays are put in place.
+        lent: what user code must not find in use: if there is anything when a step begins,
+        keep: is called first.
     """
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        lent: Sized = (),
+        keep: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         self._namespace = namespace
+        self._lent = lent
+        self._keep = keep
         self._here: _Place | None = None
         self._plain: object | None = None
 

@@ -110,7 +110,8 @@ class Arena:
         self._lent: dict[int, int] = {}
         """Slots in use, by place."""
         self._used_at = 0.0
-        self._opened: dict[bytes, Mapped | None] = {}
+        self._opened: dict[bytes, tuple[Mapped | None, float]] = {}
+        """Arenas of others, and when they were last asked for."""
         self._lock = threading.Lock()
         slots = min(self._limit // slot_bytes, _MOST_SLOTS)
         if slots > 0:
@@ -185,11 +186,15 @@ class Arena:
                 self._used_at = time.monotonic()
 
     def trim(self, seconds: float = _IDLE_SECONDS) -> None:
-        """Give the memory back if nothing has been put in for that long."""
-        if not self._allocated or self._lent or time.monotonic() - self._used_at < seconds:
-            return
+        """Let go of what has not been used for that long: the slots' memory, and arenas of others.
+
+        Those keep the memory of a process that has ended. A transfer that goes on keeps the one that it reads.
+        """
+        since = time.monotonic() - seconds
         with self._lock:
-            if self._map is not None and not self._lent:
+            for reference in [key for key, (_, asked_at) in self._opened.items() if asked_at <= since]:
+                del self._opened[reference]
+            if self._map is not None and self._allocated and not self._lent and self._used_at <= since:
                 self._map.madvise(mmap.MADV_REMOVE, _HEADER_BYTES, self._allocated * self.slot_bytes)
                 self._idle.clear()
                 self._allocated = 0
@@ -203,11 +208,12 @@ class Arena:
         if not reference or not self.reference:
             return None
         with self._lock:
-            if reference not in self._opened:
-                if len(self._opened) >= _MOST_MAPPED:
-                    del self._opened[next(iter(self._opened))]
-                self._opened[reference] = _mapped(reference)
-            return self._opened[reference]
+            known = self._opened.pop(reference, None)
+            if known is None and len(self._opened) >= _MOST_MAPPED:
+                del self._opened[next(iter(self._opened))]
+            mapped = _mapped(reference) if known is None else known[0]
+            self._opened[reference] = mapped, time.monotonic()
+            return mapped
 
     def close(self) -> None:
         """Give everything back. What others have mapped stays until they let go of it."""
@@ -297,8 +303,8 @@ def arena() -> Arena:
     return made
 
 
-def trim() -> None:
-    """Give back what this process's arena has not used for seconds."""
+def trim(seconds: float = _IDLE_SECONDS) -> None:
+    """Let go of what this process's arena has not used for that long."""
     made = _arenas.get(os.getpid())
     if made is not None:
-        made.trim()
+        made.trim(seconds)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["IDLE_BYTES", "IDLE_SECONDS", "SMALLEST", "BlockPool", "joined", "take", "trim"]
+__all__ = ["IDLE_BYTES", "IDLE_SECONDS", "SMALLEST", "BlockPool", "copied", "joined", "take", "trim"]
 
 IDLE_BYTES: Final = 256 << 20
 """Most bytes that are kept for later."""
@@ -101,6 +101,17 @@ class BlockPool:
         with self._lock:
             while self._idle and self._idle[0][0] <= since:
                 self.idle_bytes -= len(self._idle.pop(0)[1])
+
+
+def copied(buffer: memoryview) -> memoryview:
+    """The same bytes in memory of their own.
+
+    Raises:
+        MemoryError: there is none.
+    """
+    block = take(len(buffer))
+    block[:] = np.frombuffer(buffer, np.uint8)
+    return block.data
 
 
 def joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:

@@ -127,6 +127,10 @@ class Outgoing:
                 self._shared.add(receiver)
         self._returned(receiver, received)
 
+    def move(self, buffers: Sequence[memoryview]) -> None:
+        """The same bytes are elsewhere from now on."""
+        self._buffers = list(buffers)
+
     def restart(self, receiver: int) -> None:
         """`receiver` has nothing of it (any more): begin again."""
         self._sent[receiver] = self._granted[receiver] = 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from directview.engine._state import Call, EngineState, Stage
 from directview.testing.invariants import check_engine
+from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.strategies import any_message
 from directview.wire.messages import (
     ABORTED,
@@ -269,7 +272,6 @@ def test_a_large_result_goes_out_as_it_is_granted() -> None:
     parcel = pack((Packed(b"", [memoryview(bytes(range(25)))]),), chunk_bytes=8)
     state.finished(started(state), OK, 1.0, 2.0, parcel)
     assert ends(said(state)) == [(1, OK)]
-    assert state.sending
     assert not state.has_news
     state.receive(Grant(A, 1, 3, RESULT, 15), ())
     assert said(state) == [Chunk(A, 1, (3,), RESULT, 0), Chunk(A, 1, (3,), RESULT, 10)]
@@ -277,7 +279,7 @@ def test_a_large_result_goes_out_as_it_is_granted() -> None:
     ((last, frames),) = state.flush()
     assert last == Chunk(A, 1, (3,), RESULT, 20)
     assert bytes(frames[0]) == bytes(range(20, 25))
-    assert not state.sending
+    assert state.lent, "whoever has it may have to ask again"
 
 
 def test_a_large_result_that_is_asked_for_again_begins_again() -> None:
@@ -291,7 +293,54 @@ def test_a_large_result_that_is_asked_for_again_begins_again() -> None:
     state.receive(Grant(A, 1, 3, RESULT, 20), ())
     assert [message.offset for message in said(state) if isinstance(message, Chunk)] == [0, 10]
     state.receive(Ack(A, 1, ((3, (1,)),)), ())
-    assert not state.sending
+    assert not state.lent
+
+
+def test_a_large_result_that_is_kept_is_what_it_was() -> None:
+    """Its buffers are the user's: before other code runs, what is still to be sent is copied."""
+    state = engine()
+    memory = np.arange(25, dtype=np.uint8)
+    state.receive(submit(1), ())
+    parcel = pack((Packed(b"", [memory.data]),), chunk_bytes=8)
+    state.finished(started(state), OK, 1.0, 2.0, parcel)
+    state.receive(Grant(A, 1, 3, RESULT, 10), ())
+    said(state)
+    assert state.lent
+    state.keep_lent()
+    assert not state.lent
+    memory[:] = 0
+    state.receive(Grant(A, 1, 3, RESULT, 25), ())
+    assert b"".join([bytes(frames[0]) for _, frames in state.flush()]) == bytes(range(10, 25))
+    state.receive(question(1), ())
+    state.receive(Grant(A, 1, 3, RESULT, 25), ())
+    chunks = [bytes(frames[0]) for message, frames in state.flush() if isinstance(message, Chunk)]
+    assert b"".join(chunks) == bytes(range(25)), "also when it is asked for again"
+
+
+def test_a_large_result_through_shared_memory_frees_what_was_read() -> None:
+    memory = SimulatedMemory({}, slot_bytes=20, slots=2, random=Random(1))
+    state = EngineState(PACE, memory)
+    state.id = 3
+    state.receive(submit(1), ())
+    content = bytes(range(100))
+    state.finished(started(state), OK, 1.0, 2.0, pack((Packed(b"", [memoryview(content)]),), chunk_bytes=8))
+    said(state)
+    came = bytearray()
+    while len(came) < 100:
+        upto = min(100, len(came) + 40)
+        state.receive(Grant(A, 1, 3, RESULT, upto, received=len(came), shared=True), ())
+        for message, frames in state.flush():
+            assert isinstance(message, Chunk)
+            assert message.offset == len(came)
+            if message.place < 0:
+                came += bytes(frames[0])
+            else:
+                assert not frames
+                assert memory.read(message.place, message.nbytes, came.extend)
+    assert bytes(came) == content
+    assert memory.read_places >= 2
+    state.receive(Ack(A, 1, ((3, (1,)),)), ())
+    assert not memory.lent
 
 
 # --- ending calls ---------------------------------------------------------------------------------------

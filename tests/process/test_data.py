@@ -12,6 +12,7 @@ import ipaddress
 import pickle
 import re
 import threading
+import time
 import types
 import uuid
 import zoneinfo
@@ -453,3 +454,29 @@ def test_what_cannot_travel_is_named_on_the_way_there_and_back(v: DirectView[Man
     v.push_sync({"Holder": Holder})
     with pytest.raises(RemoteError, match=f"the result of <lambda>: {said}"):
         v.client[0].apply_sync(lambda: {"a": [1, b"x", Holder()]})
+
+
+# --- what is on its way -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", ["plain", "coroutine"])
+def test_a_large_result_is_what_it_was_when_the_call_ended(v: DirectView[Many], changes: str) -> None:
+    """Whoever is slow to take it does not get what later calls have made of it."""
+    client = v.client
+    v.execute("import numpy as np; slow = np.zeros(40 << 17)", block=True)
+    core = client._binding.core()
+    taken = v.pull_async("slow")
+    core.loop.call_soon_threadsafe(time.sleep, 1.5)  # This client reads nothing meanwhile.
+    if changes == "plain":
+        changed = v.execute("slow += 1", block=False)
+    else:
+
+        async def change() -> None:
+            slow = globals()["slow"]
+            slow += 1
+
+        changed = v.apply_async(change)
+    values = taken.get(60)
+    changed.get(60)
+    assert [set(value) for value in values] == [{0.0}] * 2
+    assert [set(value) for value in v["slow"]] == [{1.0}] * 2

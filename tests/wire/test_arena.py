@@ -215,3 +215,15 @@ def test_pieces_go_to_ordinary_memory(lender: Arena, reader: Mapped) -> None:
     lender.free(place)
     lender.put([memoryview(b"xyz")])
     assert into.tobytes() == b"abc"
+
+
+def test_arenas_of_others_are_kept_for_a_while_only(lender: Arena) -> None:
+    """Their memory would outlive their processes."""
+    other = Arena(limit=SLOT, slot_bytes=SLOT)
+    opened = other.open(lender.reference)
+    other.trim(60.0)
+    assert other.open(lender.reference) is opened
+    other.trim(0.0)
+    again = other.open(lender.reference)
+    assert again is not None
+    assert again is not opened
