@@ -188,7 +188,7 @@ class Arena:
     def trim(self, seconds: float = _IDLE_SECONDS) -> None:
         """Let go of what has not been used for that long: the slots' memory, and arenas of others.
 
-        Those keep the memory of a process that has ended. A transfer that goes on keeps the one that it reads.
+        Those keep the memory of a process that has ended. A transfer that goes on keeps what it reads.
         """
         since = time.monotonic() - seconds
         with self._lock:
