@@ -91,12 +91,16 @@ class Run:
         begun = time.monotonic()
         self._plan = Plan(begun, budget, _LONG[self._depth], _LONGEST[self._depth])
         for number in range(count):
+            self._plan.begin_turn(time.monotonic(), None)
             if self._plan.left(time.monotonic()) <= 0:
                 self._say(f"no round {number + 1}: {budget:g} s are over")
                 break
             self._report.rounds = number + 1
-            for spec in self._order(number):
+            order = self._order(number)
+            for place, spec in enumerate(order):
                 started = time.monotonic()
+                alone = number or spec.role == "subject"
+                self._plan.begin_turn(started, None if alone else len(order) - place)
                 self._one(spec, number)
                 self._say(
                     f"round {number + 1} of {count}: {spec.name} took {time.monotonic() - started:.1f} s"
