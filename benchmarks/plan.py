@@ -2,8 +2,9 @@
 
 Two rules keep a run short. What took a participant long in an earlier round is not repeated: its figure has
 one round, and its ratios are made within that one. And nothing is begun that would, by what it took before,
-end after the run's time; the first round goes in an order that puts first what the most promises need. In that round none
-but directview takes more than its share of the time that is left, so that a slow peer leaves some to others.
+end after the run's time; the first round goes in an order that puts first what the most promises need. In
+that round none but directview takes much more than its share of the time that is left, so that a slow peer
+leaves some to others.
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ class Report:
     # --- while it is being made -----------------------------------------------------------------------
 
     def add(self, work: Work, peer: str, number: int, figures: Mapping[str, float]) -> None:
-        """Note the figures of a round."""
+        """Note the figures of a round. What had no time in an earlier one has a figure now."""
+        refusal = self.refusals.get((work.name, peer))
+        if refusal is not None and not refusal.failed:
+            del self.refusals[work.name, peer]
         for what, value in figures.items():
             name = FigureName(work.name, what)
             figure = self.figures.setdefault((name, peer), Figure(name, peer))

@@ -147,6 +147,14 @@ class TestReport:
         report.works.pop("start-4")
         assert report.why_not("start-4", SUBJECT) == "the work was not chosen"
 
+    def test_a_figure_of_a_later_round_takes_the_place_of_a_refusal_and_not_of_a_failure(self) -> None:
+        report = a_report()
+        report.refuse(WORK["start-4"], "p", "no time", failed=False)
+        report.refuse(WORK["push-1kB"], "p", "it broke", failed=True)
+        report.add(WORK["start-4"], "p", 1, {"seconds": 1.0})
+        report.add(WORK["push-1kB"], "p", 1, {"seconds": 1.0})
+        assert [work for work, _ in report.refusals] == ["push-1kB"]
+
     @pytest.mark.parametrize("contents", [[], {}, None, {"figures": []}])
     def test_another_file_is_refused(self, contents: object) -> None:
         with pytest.raises(ReportError, match="no benchmark report"):
