@@ -101,7 +101,6 @@ class Session:
         self._policy = "stop"
         self._lease = 0.0
         self._incarnation = 0
-        self._patient = False
         self._closed = False
 
     @property
@@ -123,7 +122,6 @@ class Session:
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        self._patient = patient
         pause, spare = _RETRY_FIRST, _OPEN_SPARE
         while True:
             try:
@@ -222,9 +220,8 @@ class Session:
         link.close()
         if welcomed is not None:
             if not welcomed.done():
-                # A key that was right once is not taken for a wrong one because a line broke in a handshake,
-                # nor by who expects another controller just now.
-                final = link.refused if self._incarnation or self._patient else link.rejected
+                # A key that was right once is not taken for a wrong one because a line broke in a handshake.
+                final = link.refused if self._incarnation else link.rejected
                 self._broke_off = not link.refused
                 error = ConnectionRejected if final else ControllerUnreachable
                 welcomed.set_exception(error(f"no connection to the controller at {self._where}: {reason}"))

@@ -214,22 +214,6 @@ def test_a_lost_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> Non
     run(main())
 
 
-def test_a_controller_that_ends_in_the_middle_of_a_handshake_has_not_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Not a peer that it has let in before; to another one, keys that don't fit look the same."""
-    peer = Peer(monkeypatch, WELCOME, "lost in the handshake", WELCOME)
-
-    async def main() -> None:
-        await peer.session.open(5.0)
-        peer.links[0].lose("cut")
-        await asyncio.sleep(1.0)
-        assert peer.told == ["welcome", "lost", "welcome"]
-        peer.session.close()
-
-    run(main())
-
-
 def test_who_expects_another_controller_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the first time, until the time is up; a refusal counts all the same."""
 
