@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -15,6 +15,7 @@ __all__ = ["MOST_DEATHS", "Deaths", "names_running"]
 MOST_DEATHS: Final = 20
 """Deaths that are remembered, for `directview status`."""
 _MOST_NAMES: Final = 5
+_MOST_UUIDS: Final = 10_000
 
 
 def names_running(history: History, given: Mapping[bytes, Sequence[int]]) -> str:
@@ -33,11 +34,19 @@ class Deaths:
 
     def __init__(self) -> None:
         self._deaths: deque[dict[str, Any]] = deque(maxlen=MOST_DEATHS)
+        self._uuids: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, uuid: bytes) -> bool:
+        """Whether this engine's end has been told, as far as that is remembered."""
+        return uuid in self._uuids
 
     def note(
         self, id: int, uuid: bytes, exit_code: int | None, reason: str, known: Postmortem, when: float
     ) -> None:
         """An engine is dead. `when`: seconds since the epoch. One that ended in order is none of ours."""
+        self._uuids[uuid] = None
+        if len(self._uuids) > _MOST_UUIDS:
+            self._uuids.popitem(last=False)
         if exit_code != 0 and reason:
             self._deaths.append(
                 {
@@ -50,6 +59,7 @@ class Deaths:
                     "memory": known.memory,
                     "peak_memory": known.peak,
                     "last_words": known.said,
+                    "outlook": known.outlook,
                 }
             )
 

@@ -311,12 +311,16 @@ class Controller:
 
     def _greet_engine(self, route: bytes, hello: Hello, now: float) -> bytes | None:
         """It begins anew: what it has is what it says that it holds."""
+        holder = self.registry.engines.get(hello.wanted_id)
+        if holder is not None and holder.ended and holder.uuid != hello.uuid:
+            self.bury(holder, now)  # What it has sent would have come by now: its follower is here.
         engine, replaced = self.registry.join_engine(hello, route)
         self.tell(f"engine {hello.uuid.hex()[:12]} is engine {engine.id}")
         engine.queue.drain()
         engine.aborts.clear()
         self._known_changed = True
         self._welcome(route, engine.id)
+        self._tell_supervisor(engine)
         if not engine.resuming:
             self.engine_ready(engine)
         return replaced
@@ -341,7 +345,16 @@ class Controller:
         supervisor, replaced = self.registry.join_supervisor(hello, route)
         self._fail_passed_on(supervisor, "the connection to the supervisor was lost before it answered")
         self._welcome(route, -1)
+        for engine in self.registry.engines.values():
+            if engine.supervisor == supervisor.uuid:
+                self._tell_supervisor(engine)
         return replaced
+
+    def _tell_supervisor(self, engine: Engine) -> None:
+        """Under which id its engine goes: another that takes its place is to have the same."""
+        supervisor = self.registry.supervisors.get(engine.supervisor)
+        if supervisor is not None and engine.info is not None:
+            self.send(supervisor.route, Engines((engine.info,), ()))
 
     # --- leaving ----------------------------------------------------------------------------------
 
@@ -429,7 +442,7 @@ class Controller:
             self._effects.append(Expel(engine.route, "its process has ended"))
         supervisor = self.registry.supervisors.get(engine.supervisor)
         if not engine.ended and supervisor is not None:
-            self.send(supervisor.route, Stop(engine.uuid, reason))
+            self.send(supervisor.route, Stop(engine.uuid, reason, True))
         self.registry.remove_engine(engine)
         self.tell(f"engine {engine.id} is gone: {reason}")
         engine.aborts.clear()
@@ -445,8 +458,14 @@ class Controller:
                     client, engine.id, reason, dispatched.get(uuid, ()), waiting.get(uuid, ()),
                     now, uuid=engine.uuid, exit_code=engine.exit_code, known=known,
                 )  # fmt: skip
-        self.deaths.note(engine.id, engine.uuid, engine.exit_code, reason, known, now + self.settings.epoch)
-        left = (engine.id, engine.uuid, engine.exit_code, reason)
+        self.tell_death(engine.id, engine.uuid, engine.exit_code, reason, known, now)
+
+    def tell_death(
+        self, id: int, uuid: bytes, exit_code: int | None, reason: str, known: Postmortem, now: float
+    ) -> None:
+        """Tell every client that this engine is no more."""
+        self.deaths.note(id, uuid, exit_code, reason, known, now + self.settings.epoch)
+        left = (id, uuid, exit_code, reason)
         self._tell_clients(Engines((), (left,), (known,) if known != NOTHING_KNOWN else ()))
 
     def send_lost(

@@ -24,6 +24,11 @@ def _exited(
 ) -> None:
     engine = controller.registry.engine_of(message.uuid)
     if engine is None:
+        # One that was given up before, and whose death is known; or one that never came as far as here.
+        id = message.postmortem.id
+        if id >= 0 and id not in controller.registry.engines and message.uuid not in controller.deaths:
+            known = (message.exit_code, message.reason, message.postmortem)
+            controller.tell_death(id, message.uuid, *known, now)
         return
     # Of an engine that has not come back since the controller was restarted, the supervisor is not known.
     if engine.supervisor != supervisor.uuid and engine.info is not None:

@@ -135,8 +135,9 @@ class BalancedCalls(BalancedFlags):
 
     def _wishes(self, f: Callable[..., Any], function: Packed, targets: Targets | None = None) -> Wishes:
         """What is wanted of tasks that are submitted now."""
-        ids = self._ids(targets)
         everywhere = targets is None and self._targets == "all"
+        # Where all engines have died and others are being started, tasks wait for those.
+        ids = () if everywhere and self.client._binding.core().returning else self._ids(targets)
         return Wishes(
             self._kind(f, function),
             None if everywhere else frozenset(ids),

@@ -74,6 +74,8 @@ class Balancer:
         self.tasks: dict[int, Task] = {}
         """Those that have not ended, by number."""
         self._engines: dict[int, TaskEngine] = {}
+        self._returning: frozenset[int] = frozenset()
+        """ids of engines that have died, and in whose place others are being started."""
         self._lanes: dict[Where, _Lane] = {}
         self._ready = 0
         self._gates: dict[CallId, list[Gate]] = {}
@@ -179,7 +181,7 @@ class Balancer:
         self._ready_again(task, now)
         return False
 
-    def lost(self, task: Task, now: float, *, started: bool, died: bool) -> bool:
+    def lost(self, task: Task, now: float, *, started: bool, died: bool, returns: bool = False) -> bool:
         """Its engine can't answer for it any more.
 
         Args:
@@ -187,6 +189,7 @@ class Balancer:
             now: the time.
             started: it may have begun there.
             died: that engine is gone.
+            returns: another is being started in its place.
 
         Returns:
             Whether that is its end.
@@ -196,6 +199,8 @@ class Balancer:
             engine = self._engines.get(task.engine)
             if engine is not None and engine.uuid == task.uuid:
                 del self._engines[task.engine]
+                if returns:
+                    self._returning |= {task.engine}
                 self._serve_anew()
             if started:
                 task.kills |= {task.uuid}
@@ -249,8 +254,13 @@ class Balancer:
             for task in group:
                 task.lane = lane.where
             lane.add(group)
-            if not lane.engines:
+            if not lane.engines and not self._awaited(where):
                 self._unserved(lane)
+
+    def _awaited(self, where: Where) -> bool:
+        """Whether an engine is being started that may serve these. One that calls are to follow never is."""
+        ids, uuids, _ = where
+        return uuids is None and bool(self._returning if ids is None else self._returning & ids)
 
     def _serving(self, where: Where) -> frozenset[int]:
         """ids of the engines that there are of these."""
@@ -296,12 +306,14 @@ class Balancer:
 
     # --- engines --------------------------------------------------------------------------------------
 
-    def set_engines(self, engines: Mapping[int, str]) -> None:
+    def set_engines(self, engines: Mapping[int, str], returning: Iterable[int] = ()) -> None:
         """These are the engines now.
 
         Args:
             engines: uuid in hex by id. A new uuid is a new engine, which has none of the tasks.
+            returning: ids in whose places others are being started.
         """
+        self._returning = frozenset(returning)
         for id, engine in list(self._engines.items()):
             if engines.get(id) != engine.uuid:
                 del self._engines[id]
@@ -313,7 +325,7 @@ class Balancer:
     def _serve_anew(self) -> None:
         for lane in list(self._lanes.values()):
             lane.engines = self._serving(lane.where)
-            if not lane.engines:
+            if not lane.engines and not self._awaited(lane.where):
                 self._unserved(lane)
 
     # --- giving ---------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from directview._client_state import (
     Sent,
 )
 from directview._dispatching import ANYWHERE, Dispatching, Wishes
+from directview._engine_error import engine_error
 from directview._loop_watch import LoopWatch
 from directview._memory import Memory
 from directview._metadata import CallMetadata
@@ -43,7 +44,6 @@ from directview.connection import ConnectionInfo
 from directview.errors import (
     ClientClosed,
     ControllerLost,
-    EngineError,
     RemoteError,
     SerializationError,
     TaskAborted,
@@ -61,6 +61,7 @@ from directview.wire.messages import (
     OK,
     PROTOCOL_VERSION,
     EngineInfo,
+    Engines,
     Hello,
     Message,
     Stop,
@@ -68,6 +69,7 @@ from directview.wire.messages import (
 )
 from directview.wire.objects import loads
 from directview.wire.parcels import Parcel
+from directview.wire.postmortem import deaths
 from directview.wire.session import Session
 
 __all__ = ["Core", "Request"]
@@ -115,6 +117,8 @@ class Core:
         self.watch = LoopWatch(log, "the client's loop")
         """To be started where the loop is the client's own."""
         self.engines: dict[int, EngineInfo] = {}
+        self.returning: frozenset[int] = frozenset()
+        """ids of engines that have died and in whose place others are being started."""
         """The engines there are; replaced, never changed in place, so any thread may read it."""
         keys = None
         if info.server_public and info.public and info.secret:
@@ -456,6 +460,7 @@ class Core:
                     result, index = _place(call, id)
                     result._output(index, stream, text)
                 case EnginesChanged(message):
+                    self._note_returning(message)
                     self._note_engines()
                     self.observers.changed(self.engines, message)
                 case Answered(message):
@@ -528,7 +533,9 @@ class Core:
 
     def _deliver_gone(self, event: Gone) -> None:
         if event.uuid:
-            # Whoever learns of the death from this call finds the engine gone.
+            # Whoever learns of the death from this call finds the engine gone, or knows that one is to come.
+            if event.postmortem.returns:
+                self.returning |= {event.engine}
             self.engines = {id: info for id, info in self.engines.items() if info.uuid != event.uuid}
         task = event.call.context if type(event.call.context) is Task else None
         ended, reason = (True, event.reason) if task is None else self.balanced.gone(event)
@@ -537,18 +544,7 @@ class Core:
         if self._stopped:
             error = (ClientClosed if self._closed else ControllerLost)(self._stopped)
         else:
-            error = EngineError(
-                event.engine,
-                engine_uuid=event.uuid.hex(),
-                exit_code=event.exit_code,
-                reason=reason,
-                running=event.running,
-                method=event.call.name,
-                started=event.started,
-                memory=event.postmortem.memory,
-                peak_memory=event.postmortem.peak,
-                last_words=event.postmortem.said,
-            )
+            error = engine_error(event, reason)
         if task is not None and not ended:
             task.context.error = error
             return
@@ -557,6 +553,12 @@ class Core:
         self.delivered(result, index)
 
     # --- engines --------------------------------------------------------------------------------------
+
+    def _note_returning(self, message: Engines) -> None:
+        """Balanced tasks wait for engines that are being started in the place of others."""
+        for (id, _, _, _), known in deaths(message.left, message.postmortems):
+            self.returning = self.returning | {id} if known.returns else self.returning - {id}
+        self.returning -= {info.id for info in message.joined}
 
     def _note_engines(self) -> None:
         self.engines = self._state.engines

@@ -166,7 +166,8 @@ class Dispatching:
         task: Task = event.call.context
         self.changed = True
         died = bool(event.uuid) and event.uuid.hex() == task.uuid
-        ended = self._balancer.lost(task, time.monotonic(), started=event.started, died=died)
+        returns = event.postmortem.returns
+        ended = self._balancer.lost(task, time.monotonic(), started=event.started, died=died, returns=returns)
         reason = event.reason
         if len(task.kills) >= KILLS:
             reason = (
@@ -202,7 +203,8 @@ class Dispatching:
         engines = self._core.engines
         if engines is not self._engines:
             self._engines = engines
-            self._balancer.set_engines({id: info.uuid.hex() for id, info in engines.items()})
+            uuids = {id: info.uuid.hex() for id, info in engines.items()}
+            self._balancer.set_engines(uuids, self._core.returning)
 
     def calls(self, given: Sequence[tuple[Task, int]], numbers: Iterator[int]) -> list[Call]:
         """The calls by which engines are given tasks."""

@@ -90,6 +90,9 @@ class Observers:
         if message is not None:
             for (_, uuid, code, why), known in deaths(message.left, message.postmortems):
                 left[uuid] = (code, why, known)
+                if known.id >= 0 and uuid not in [info.uuid for info in before.values()]:
+                    info = EngineInfo(known.id, uuid, 0, "", "", b"")
+                    self._tell(_event("failed", info, exit_code=code, reason=why, known=known))
         for id, info in before.items():
             if id not in engines or engines[id].uuid != info.uuid:
                 exit_code, why, known = left.get(info.uuid, (None, reason, NOTHING_KNOWN))
@@ -124,7 +127,7 @@ class Observers:
 
 
 def _event(
-    kind: Literal["joined", "left"],
+    kind: Literal["joined", "left", "failed"],
     info: EngineInfo,
     *,
     restarted: bool = False,
@@ -134,5 +137,5 @@ def _event(
 ) -> EngineEvent:
     return EngineEvent(
         kind, info.id, info.uuid.hex(), info.pid, info.hostname, restarted, exit_code, reason,
-        known.running, known.memory, known.peak, known.said,
+        known.running, known.memory, known.peak, known.said, known.returns, known.outlook,
     )  # fmt: skip

@@ -43,6 +43,7 @@ from directview._cluster_arguments import (
 )
 from directview._launch import SupervisorProcess, wait_for_process
 from directview._log_writing import level_number
+from directview._on_start import check_on_start, write_on_start
 from directview._private_loop import run_here
 from directview.blocking import blocking
 from directview.client import Client
@@ -96,6 +97,10 @@ class Cluster:
             ``"error"``; None: what DIRECTVIEW_LOG_LEVEL says, or ``"info"``. See ``directview logs``.
         metrics: port (or ``HOST:PORT``) at which Prometheus finds the controller's figures.
         trace: write down where each call is, for `Client.trace`; it costs some ten microseconds a hop.
+        restart_engines: whether an engine that dies is followed by another, under its id and with a new
+            namespace. If those die soon as well, there are pauses between them, and after five times no more.
+        on_start: what each engine does before its first call, those included that follow others: a function
+            without arguments, source code, or a file of it (a Path). If it fails, the engine ends.
         shutdown_atexit: whether the cluster ends with this program. If not, `from_file` finds it again.
         start_timeout: seconds within which everything must be up.
         engines: only ``"local"``; other starters run ``directview engine`` themselves.
@@ -120,6 +125,8 @@ class Cluster:
         log_level: str | int | None = None,
         metrics: int | str | None = None,
         trace: bool = False,
+        restart_engines: bool = False,
+        on_start: Callable[[], Any] | str | os.PathLike[str] | None = None,
         shutdown_atexit: bool = True,
         start_timeout: float = 60.0,
         engines: str = "local",
@@ -143,6 +150,9 @@ class Cluster:
         self._log_level = level_number(log_level)
         self._metrics = check_metrics(metrics)
         self._trace = bool(trace)
+        check_on_start(on_start)
+        self._restart_engines = bool(restart_engines)
+        self._on_start = on_start
         self._start_timeout = start_timeout
         self._start_method = start_method
         self._info: ConnectionInfo | None = None
@@ -278,6 +288,10 @@ class Cluster:
             grace=_GRACE,
             env=self._env,
             start_method=self._start_method,
+            restart_engines=self._restart_engines,
+            engine={}
+            if self._on_start is None
+            else {"on_start": write_on_start(self._on_start, Path(folder))},
             sys_path=launcher_path(),
             private=self.profile is None,
         )

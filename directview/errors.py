@@ -334,6 +334,7 @@ class EngineError(RemoteError):
         memory: bytes that the engine had in memory when that was last looked at; 0 if nobody did.
         peak_memory: the most that it ever had; 0 if that is not known.
         last_words: the end of its log: what the interpreter or C code wrote to stderr last.
+        outlook: whether another is started in its place, where that was asked for.
     """
 
     def __init__(
@@ -349,6 +350,7 @@ class EngineError(RemoteError):
         memory: int = 0,
         peak_memory: int = 0,
         last_words: str = "",
+        outlook: str = "",
     ) -> None:
         self.engine_id = engine_id
         self.engine_uuid = engine_uuid
@@ -359,6 +361,7 @@ class EngineError(RemoteError):
         self.memory = memory
         self.peak_memory = peak_memory
         self.last_words = last_words
+        self.outlook = outlook
         text = self._text(method)
         info = {"engine_id": engine_id, "engine_uuid": engine_uuid, "method": method}
         super().__init__("EngineError", text, self._report(text), info)
@@ -393,6 +396,8 @@ class EngineError(RemoteError):
             text += f"; {method or 'this call'} had not started"
         elif not self.running or self.running != method:
             text += f"; {method or 'this call'} may have run"
+        if self.outlook:
+            text += f"; {self.outlook}"
         return text
 
     def _report(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""What happens to a cluster's engines, as a client hears of it: they join, and they leave."""
+"""What happens to a cluster's engines, as a client hears of it: they join, they leave, or fail to join."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_WAITING: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """An engine joined or left."""
+    """An engine joined or left; or it failed: it ended before it had joined, at its `on_start`, say."""
 
-    kind: Literal["joined", "left"]
+    kind: Literal["joined", "left", "failed"]
     id: int
     uuid: str
     """In hex. An engine that was restarted has another one, under the same id."""
@@ -41,6 +41,10 @@ class EngineEvent:
     """The most that it ever had; 0 if that is not known."""
     last_words: str = ""
     """The end of its log: what the interpreter or C code wrote to stderr last."""
+    returns: bool = False
+    """Another engine is started in its place."""
+    outlook: str = ""
+    """That in words, or why none is started any more; empty where nobody asked for it."""
 
 
 class EngineEvents(AsyncIterator[EngineEvent]):

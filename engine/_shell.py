@@ -27,6 +27,7 @@ from directview._trace_writing import tracer_of
 from directview.engine import _forked, _output
 from directview.engine._interrupt import Interrupts
 from directview.engine._namespace import Namespace
+from directview.engine._on_start import ON_START, run_on_start
 from directview.engine._outbox import Outbox
 from directview.engine._runner import Runner
 from directview.engine._stacks import Stacks, ignore_stack_signal
@@ -143,6 +144,8 @@ class EngineShell:
         if self._log is not None:
             self._watch.start()
         try:
+            if self._options.on_start:
+                await self._context.run(self._start, loop)
             await self._session.open(self._options.connect_timeout, patient=info.resilient)
             while not self._ended.is_set():
                 try:
@@ -162,12 +165,24 @@ class EngineShell:
                 self._log.close()
         return self._reason
 
+    def _start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """What the user wants done first, where operations find the namespace, too."""
+        operations.bind(
+            self._namespace.names, engine_id=self._options.wanted_id, engine_uuid=self._options.uuid
+        )
+        return loop.create_task(run_on_start(self._options.on_start, self._steps, self._namespace))
+
+    def _owner(self) -> object | None:
+        """Whose a print is: what is done first is nobody's."""
+        owner = self._steps.owner()
+        return None if owner is ON_START else owner
+
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the process an engine: namespace, output, signals."""
         self._namespace.install()
         self._steps.install_task_factory(loop)
         self._interrupts.install()
-        _output.capture(self._steps.owner, self._outbox.printed, self._outbox.flushed)
+        _output.capture(self._owner, self._outbox.printed, self._outbox.flushed)
         # Twice: the loop is woken and ends, and if a call blocks it, that call is interrupted first.
         loop.add_signal_handler(signal.SIGTERM, self._end, "it received SIGTERM")
         signal.signal(signal.SIGTERM, self._told_to_end)

@@ -29,6 +29,8 @@ class EngineOptions:
     """The cluster's folder on this machine, or empty."""
     log: str = ""
     """Where the descriptors 1 and 2 go to already; named in errors."""
+    on_start: str = ""
+    """File that says what is to be done before the first call; empty: nothing."""
     heartbeat_interval: float = 30.0
     """Seconds between an engine's own heartbeats. Lax: the controller's are the tight ones, and an engine
     that is as strict loses its place whenever the controller is paused."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
@@ -13,9 +14,11 @@ __all__ = [
     "ip_option",
     "log_level_option",
     "metrics_option",
+    "on_start_option",
     "plain_errors",
     "port_option",
     "resilient_option",
+    "restart_engines_option",
     "store_option",
     "trace_option",
 ]
@@ -78,6 +81,17 @@ metrics_option = click.option(
 )
 trace_option = click.option(
     "--trace", is_flag=True, help="Write down where each call is; see `directview trace`. Costs some speed."
+)
+restart_engines_option = click.option(
+    "--restart-engines",
+    is_flag=True,
+    help="Start another engine under the id of one that has died.",
+)
+on_start_option = click.option(
+    "--on-start",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+    help="Python code that each engine runs before its first call.",
 )
 resilient_option = click.option(
     "--resilient",

@@ -15,9 +15,11 @@ from directview.commands.options import (
     ip_option,
     log_level_option,
     metrics_option,
+    on_start_option,
     plain_errors,
     port_option,
     resilient_option,
+    restart_engines_option,
     store_option,
     trace_option,
 )
@@ -40,6 +42,8 @@ __all__ = ["add_engines", "controller", "engine", "start"]
 @port_option
 @store_option
 @resilient_option
+@restart_engines_option
+@on_start_option
 @log_level_option
 @metrics_option
 @trace_option
@@ -52,6 +56,8 @@ def start(
     port: int,
     store: str | None,
     resilient: bool,
+    restart_engines: bool,
+    on_start: Path | None,
     log_level: str | None,
     metrics: str | None,
     trace: bool,
@@ -67,6 +73,8 @@ def start(
         port=port,
         store=store,
         resilient=resilient,
+        restart_engines=restart_engines,
+        on_start=on_start,
         log_level=log_level,
         metrics=metrics,
         trace=trace,
@@ -99,9 +107,17 @@ async def _start(cluster: Any, daemonize: bool) -> int:
 @click.option("-n", "--n", type=click.IntRange(1), help="How many. [default: one for each core]")
 @chosen
 @click.option("--daemonize", is_flag=True, help="Go on in the background; they end with the cluster.")
+@restart_engines_option
+@on_start_option
 @plain_errors
 def add_engines(
-    n: int | None, profile: str | None, cluster_id: str | None, path: str | None, daemonize: bool
+    n: int | None,
+    profile: str | None,
+    cluster_id: str | None,
+    path: str | None,
+    daemonize: bool,
+    restart_engines: bool,
+    on_start: Path | None,
 ) -> None:
     """Start more engines, here, for a cluster here or (with its engine.json copied to here) elsewhere.
 
@@ -110,11 +126,15 @@ def add_engines(
     from directview.connection import find
 
     info = find(profile, cluster_id, path, role="engine")
-    sys.exit(run(_add_engines(info, n or len(os.sched_getaffinity(0)), daemonize)))
+    number = n or len(os.sched_getaffinity(0))
+    sys.exit(run(_add_engines(info, number, daemonize, restart_engines, on_start)))
 
 
-async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
+async def _add_engines(
+    info: ConnectionInfo, n: int, daemonize: bool, restart_engines: bool, on_start: Path | None
+) -> int:
     from directview._launch import SupervisorProcess
+    from directview._on_start import write_on_start
     from directview.errors import LaunchError
     from directview.folders import private_folder
     from directview.supervisor.control import request
@@ -129,6 +149,8 @@ async def _add_engines(info: ConnectionInfo, n: int, daemonize: bool) -> int:
         profile=info.profile,
         connection=info.source,
         n=n,
+        restart_engines=restart_engines,
+        engine={} if on_start is None else {"on_start": write_on_start(on_start, folder)},
         sys_path=launcher_path(),
         private=True,
     )

@@ -121,7 +121,7 @@ def described(found: dict[str, Any]) -> str:
         f"{engine['hostname'] or '-'}{_remark(engine)}"
         for engine in found["engines"]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_death, found["deaths"])])
 
 
 def _remark(engine: dict[str, Any]) -> str:
@@ -141,3 +141,12 @@ def _bytes(number: float | None) -> str:
             return f"{number:.0f} {unit}"
         number /= 1000
     return f"{number:.1f} GB"
+
+
+def _death(death: dict[str, Any]) -> str:
+    """A line for an engine that died."""
+    when = time.strftime("%H:%M:%S", time.localtime(death["when"]))
+    running = f" while running {death['running']}" if death["running"] else ""
+    peak = f"; {death['peak_memory'] / 1e6:,.0f} MB at most" if death["peak_memory"] else ""
+    outlook = f"; {death['outlook']}" if death["outlook"] else ""
+    return f"engine {death['id']} died at {when}: {death['reason']}{running}{peak}{outlook}"

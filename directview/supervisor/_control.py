@@ -95,6 +95,8 @@ class ControlServer:
                 uuids, unknown = self._chosen(request)
                 if unknown:
                     return False, unknown
+                if request.get("uuids") is None:
+                    supervisor.machine.cancel_restarts()
                 for uuid in uuids:
                     supervisor.feed(EndEngine(uuid, "it was stopped"))
                 await supervisor.wait_ended(uuids)

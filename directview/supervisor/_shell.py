@@ -24,6 +24,7 @@ from directview.supervisor._controller import ControllerProcess
 from directview.supervisor._hosts import EngineHost, ForkServerHost
 from directview.supervisor._log_files import TIDY_SECONDS, tidy
 from directview.supervisor._processes import is_stopped, pidfd_open
+from directview.supervisor._restarts import Outlook
 from directview.supervisor._state import (
     ControllerEnded,
     ControllerReady,
@@ -31,11 +32,15 @@ from directview.supervisor._state import (
     Effect,
     EndController,
     EndEngine,
+    EngineRegistered,
     Event,
     Finish,
+    GiveUpEngine,
     InterruptCall,
     KillSession,
     Machine,
+    Replace,
+    ReplaceEngine,
     Reply,
     ReportExit,
     RestartEngines,
@@ -53,6 +58,7 @@ from directview.supervisor.options import SupervisorOptions
 from directview.wire.messages import (
     Alive,
     Answer,
+    Engines,
     Exited,
     Goodbye,
     Interrupt,
@@ -115,7 +121,7 @@ class Supervisor:
     ) -> None:
         self.options = options
         self.uuid = uuid
-        self.machine = Machine(options.policy, controller is not None, options.grace)
+        self.machine = Machine(options.policy, controller is not None, options.grace, options.restart_engines)
         self._controller = controller
         self._fork_server_pid = fork_server_pid
         self._host = host
@@ -258,8 +264,11 @@ class Supervisor:
                     self._host.kill(uuid, pid)
                 case DeliverInterrupt(uuid, client, seq):
                     self._host.interrupt(uuid, client, seq)
-                case ReportExit(uuid, exit_code, reason):
-                    self._report_exit(uuid, exit_code, reason)
+                case ReportExit(uuid, exit_code, reason, outlook):
+                    self._report_exit(uuid, exit_code, reason, outlook)
+                case Replace(place):
+                    _log.info("another engine %d is started", place.id)
+                    self.feed(ReplaceEngine(secrets.token_bytes(16), place))
                 case Reply(ticket, ok, value):
                     self._reply(ticket, ok, value)
                 case EndController(signum):
@@ -281,16 +290,17 @@ class Supervisor:
         except OSError:
             _log.warning("clients can't be told why the cluster ends", exc_info=True)
 
-    def _report_exit(self, uuid: bytes, exit_code: int | None, reason: str) -> None:
+    def _report_exit(self, uuid: bytes, exit_code: int | None, reason: str, outlook: Outlook) -> None:
         log = self._host.log_of(uuid) if exit_code != 0 and self.machine.stopping is None else None
         if reason == describe_exit(-signal.SIGKILL) and self._vitals.out_of_memory(self._loop.time()):
             reason = OUT_OF_MEMORY
-        known = Postmortem(
-            self._vitals.forget(uuid), self._host.peak_of(uuid), last_words(log) if log is not None else ""
-        )
+        said = last_words(log) if log is not None else ""
+        memory, peak = self._vitals.forget(uuid), self._host.peak_of(uuid)
+        known = Postmortem(memory, peak, said, "", *outlook)
         _log.info(
-            "engine %s ended: %s; memory %d MB when last seen, %d MB at most",
-            uuid.hex()[:12], reason or "in order", known.memory / 1e6, known.peak / 1e6,
+            "engine %s ended: %s%s%s; memory %d MB when last seen, %d MB at most",
+            uuid.hex()[:12], reason or "in order", "; " if outlook.text else "", outlook.text,
+            memory / 1e6, peak / 1e6,
         )  # fmt: skip
         self._uplink.send(Exited(uuid, exit_code, reason, known))
         event = {"event": "ended", "uuid": uuid.hex(), "code": exit_code, "reason": reason}
@@ -376,8 +386,13 @@ class Supervisor:
                 self.start_engines(n, ("launch", query))
             case Signal(uuid, signum):
                 self.feed(SignalEngine(uuid, signum))
-            case Stop(uuid, reason):
-                self.feed(EndEngine(uuid, reason) if uuid else StopAll(reason or "the controller said so"))
+            case Stop(uuid, reason, given_up) if uuid:
+                self.feed(GiveUpEngine(uuid, reason) if given_up else EndEngine(uuid, reason))
+            case Stop(_, reason):
+                self.feed(StopAll(reason or "the controller said so"))
+            case Engines(joined):
+                for info in joined:
+                    self.feed(EngineRegistered(info.uuid, info.id))
             case Goodbye(reason):
                 self._on_lost(reason or "it ended in order")
             case Welcome(policy=policy, lease=lease):
@@ -542,7 +557,7 @@ def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
     elif not ours:
         return
     else:
-        for name in ("client.json", "engine.json", "supervisor.json", *TAKEOVER_FILES):
+        for name in ("client.json", "engine.json", "supervisor.json", "on_start.json", *TAKEOVER_FILES):
             (folder / name).unlink(missing_ok=True)
         stop_reason_file(folder).unlink(missing_ok=True)
     if options.controller is not None:

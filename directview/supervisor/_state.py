@@ -9,7 +9,8 @@ STARTING Started               RUNNING
 STARTING NotStarted            gone (reported as ended)
 RUNNING  EndEngine, a stop     STOPPING: the signal is sent, a deadline set
 STOPPING deadline              KILLED: its whole session is killed
-any      Ended                 gone (reported, and its place taken by another if it restarts)
+any      Ended                 gone (reported, and its place taken by another if it restarts, or if engines
+                               that die are to be followed by others: `directview.supervisor._restarts`)
 ======== ===================== ==========================================================
 
 The supervisor as a whole stops in one way, whoever asked for it: first its own controller (which tells
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, assert_never
 
+from directview.supervisor._restarts import Outlook, Place, Restarts
 from directview.supervisor._succession import MOST_IN_A_ROW, START_LIMIT, Succession
 
 __all__ = [
@@ -36,12 +38,16 @@ __all__ = [
     "EndEngine",
     "Ended",
     "Engine",
+    "EngineRegistered",
     "ForkServerEnded",
+    "GiveUpEngine",
     "InterruptCall",
     "KillSession",
     "Machine",
     "NotStarted",
     "Phase",
+    "Replace",
+    "ReplaceEngine",
     "Reply",
     "ReportExit",
     "RestartEngines",
@@ -76,6 +82,8 @@ class Engine:
     deadline: float | None = None
     stop_reason: str | None = None
     """Why it is being stopped; None while it isn't."""
+    given_up: bool = False
+    """That is because nobody hears of it any more, and not because somebody wants it gone."""
     successor: tuple[bytes, int] | None = None
     """(uuid, id) of the engine that is to take its place."""
     ticket: object = None
@@ -127,6 +135,27 @@ class EndEngine(NamedTuple):
     reason: str
 
 
+class GiveUpEngine(NamedTuple):
+    """The controller hears nothing of this engine any more: it is to end, though nobody wants it gone."""
+
+    uuid: bytes
+    reason: str
+
+
+class EngineRegistered(NamedTuple):
+    """The controller knows this engine, under this id."""
+
+    uuid: bytes
+    id: int
+
+
+class ReplaceEngine(NamedTuple):
+    """The answer to `Replace`: the engine that takes the place."""
+
+    uuid: bytes
+    place: Place
+
+
 class SignalEngine(NamedTuple):
     """Somebody sends this engine a signal."""
 
@@ -163,8 +192,9 @@ class StopAll(NamedTuple):
 
 
 Event = (
-    StartEngines | RestartEngines | Started | NotStarted | Ended | EndEngine | SignalEngine
-    | InterruptCall | ControllerReady | ControllerEnded | ForkServerEnded | StopAll
+    StartEngines | RestartEngines | Started | NotStarted | Ended | EndEngine | GiveUpEngine
+    | EngineRegistered | ReplaceEngine | SignalEngine | InterruptCall | ControllerReady | ControllerEnded
+    | ForkServerEnded | StopAll
 )  # fmt: skip
 
 
@@ -206,6 +236,13 @@ class ReportExit(NamedTuple):
     uuid: bytes
     exit_code: int | None
     reason: str
+    outlook: Outlook = Outlook()
+
+
+class Replace(NamedTuple):
+    """An engine is to be started in the place of one that died: a `ReplaceEngine` with a uuid follows."""
+
+    place: Place
 
 
 class Reply(NamedTuple):
@@ -233,7 +270,7 @@ class Finish(NamedTuple):
 
 
 Effect = (
-    Spawn | SendSignal | KillSession | DeliverInterrupt | ReportExit | Reply | EndController
+    Spawn | SendSignal | KillSession | DeliverInterrupt | ReportExit | Replace | Reply | EndController
     | StartController | Finish
 )  # fmt: skip
 
@@ -252,9 +289,12 @@ class Machine:
         policy: ``stop`` or ``wait``: what the end of the controller means.
         owns_controller: whether the controller is a child of this supervisor.
         grace: seconds from SIGTERM to SIGKILL.
+        restart_engines: whether engines that die are to be followed by others.
     """
 
-    def __init__(self, policy: str, owns_controller: bool, grace: float) -> None:
+    def __init__(
+        self, policy: str, owns_controller: bool, grace: float, restart_engines: bool = False
+    ) -> None:
         self.engines: dict[bytes, Engine] = {}
         self.stopping: str | None = None
         """Why everything ends; None while it doesn't."""
@@ -263,6 +303,7 @@ class Machine:
         self._controller_deadline: float | None = None
         self._succession = Succession()
         self._successor_at: float | None = None
+        self._restarts = Restarts(restart_engines)
         self._grace = grace
         self._tickets: dict[object, _Ticket] = {}
         self._finished = False
@@ -283,14 +324,24 @@ class Machine:
             case Started(uuid, pid):
                 self._started(uuid, pid, now, effects)
             case NotStarted(uuid, reason):
-                self._gone(uuid, None, reason, effects)
+                self._gone(uuid, None, reason, now, effects)
             case Ended(uuid, exit_code):
-                self._gone(uuid, exit_code, None, effects)
+                self._gone(uuid, exit_code, None, now, effects)
             case EndEngine(uuid, reason):
                 engine = self.engines.get(uuid)
                 if engine is not None:
                     engine.successor = None
                     self._end(engine, reason, now, effects)
+            case GiveUpEngine(uuid, reason):
+                engine = self.engines.get(uuid)
+                if engine is not None:
+                    engine.given_up = engine.stop_reason is None
+                    self._end(engine, reason, now, effects)
+            case EngineRegistered(uuid, id):
+                self._restarts.registered(uuid, id, now)
+            case ReplaceEngine(uuid, place):
+                if self.stopping is None:
+                    self._spawn(uuid, place, None, effects)
             case SignalEngine(uuid, signum):
                 engine = self.engines.get(uuid)
                 if engine is not None and engine.pid:
@@ -317,7 +368,8 @@ class Machine:
     def next_deadline(self) -> float | None:
         """When `tick` is to be called at the latest, if at all."""
         deadlines = [engine.deadline for engine in self.engines.values() if engine.deadline is not None]
-        deadlines += [at for at in (self._controller_deadline, self._successor_at) if at is not None]
+        others = (self._controller_deadline, self._successor_at, self._restarts.next_deadline())
+        deadlines += [at for at in others if at is not None]
         return min(deadlines, default=None)
 
     def tick(self, now: float) -> list[Effect]:
@@ -336,6 +388,7 @@ class Machine:
                 engine.deadline = None
                 engine.phase = Phase.KILLED
                 effects.append(KillSession(engine.uuid, engine.pid))
+        effects += [Replace(place) for place in self._restarts.due(now)]
         return effects
 
     # --- engines -------------------------------------------------------------------------------
@@ -346,10 +399,18 @@ class Machine:
             return
         count = 0
         for uuid, wanted_id in engines:
-            self.engines[uuid] = Engine(uuid, wanted_id, ticket=ticket)
-            effects.append(Spawn(uuid, wanted_id))
+            self._spawn(uuid, Place(wanted_id, 0), ticket, effects)
             count += 1
         self._open_ticket(ticket, count, effects)
+
+    def _spawn(self, uuid: bytes, place: Place, ticket: object, effects: list[Effect]) -> None:
+        self.engines[uuid] = Engine(uuid, place.id, ticket=ticket)
+        self._restarts.begun(uuid, place)
+        effects.append(Spawn(uuid, place.id))
+
+    def cancel_restarts(self) -> None:
+        """Engines are not wanted any more, those that have died included."""
+        self._restarts.cancel()
 
     def _restart(
         self,
@@ -401,18 +462,21 @@ class Machine:
             engine.deadline = now + self._grace
             effects.append(SendSignal(engine.uuid, signal.SIGTERM))
 
-    def _gone(self, uuid: bytes, exit_code: int | None, failure: str | None, effects: list[Effect]) -> None:
+    def _gone(
+        self, uuid: bytes, exit_code: int | None, failure: str | None, now: float, effects: list[Effect]
+    ) -> None:
         engine = self.engines.pop(uuid, None)
         if engine is None:
             return
         reason = failure if failure is not None else describe_exit(exit_code)
         if engine.stop_reason is not None and failure is None:
             reason = engine.stop_reason
-        effects.append(ReportExit(uuid, exit_code, reason))
+        asked_for = engine.stop_reason is not None and not engine.given_up
+        outlook = self._restarts.ended(uuid, asked_for or self.stopping is not None, now)
+        effects.append(ReportExit(uuid, exit_code, reason, outlook))
         if engine.successor is not None and self.stopping is None:
             new, wanted_id = engine.successor
-            self.engines[new] = Engine(new, wanted_id, ticket=engine.ticket)
-            effects.append(Spawn(new, wanted_id))
+            self._spawn(new, Place(wanted_id, 0), engine.ticket, effects)
         else:
             self._settle(engine, False, reason, effects)
 
@@ -439,6 +503,7 @@ class Machine:
             return
         self.stopping = reason
         self._successor_at = None
+        self._restarts.stop()
         if self._controller:
             self._controller_deadline = now + self._grace
             effects.append(EndController(signal.SIGTERM))
@@ -460,6 +525,7 @@ class Machine:
             else:
                 self.stopping = f"the controller ended ({how})"
         if self.stopping is not None:
+            self._restarts.stop()
             self._stop_engines(now, effects)
 
     def _stop_engines(self, now: float, effects: list[Effect]) -> None:
@@ -467,12 +533,13 @@ class Machine:
             self._end(engine, self.stopping or "", now, effects)
 
     def _fork_server_ended(self, now: float, effects: list[Effect]) -> None:
+        self._restarts.stop()
         for engine in list(self.engines.values()):
             # The kernel killed the engine itself; what it had started is left to us.
             engine.successor = None
             if engine.pid:
                 effects.append(KillSession(engine.uuid, engine.pid))
-            self._gone(engine.uuid, -signal.SIGKILL if engine.pid else None, None, effects)
+            self._gone(engine.uuid, -signal.SIGKILL if engine.pid else None, None, now, effects)
         self._stop("the fork server ended, and its engines with it", now, effects)
 
     def _finish_if_done(self, effects: list[Effect]) -> None:

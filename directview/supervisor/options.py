@@ -32,6 +32,8 @@ class SupervisorOptions:
     imported already (a BLAS and its threads) would not look at it again."""
     start_method: str = "fork"
     """``fork`` from the preloaded fork server, or ``exec``: a fresh process for each engine."""
+    restart_engines: bool = False
+    """Whether an engine that dies is followed by another under its id."""
     engine: dict[str, Any] = field(default_factory=dict)
     """Further `EngineOptions` for each engine."""
     sys_path: list[str] | None = None

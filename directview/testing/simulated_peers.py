@@ -25,6 +25,7 @@ from directview.wire.messages import (
     OK,
     PROTOCOL_VERSION,
     Answer,
+    Engines,
     Exited,
     Goodbye,
     Hello,
@@ -524,5 +525,7 @@ class SimulatedSupervisor(Peer):
                 for _ in range(n):
                     self.cluster.add_engine(supervised=True)
                 self.send(Answer(number, True, n))
+            case Engines():
+                pass  # Nobody is started in another's place here.
             case _:
                 raise AssertionError(f"a supervisor was sent {message}")

@@ -60,7 +60,10 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         )
     )  # fmt: skip
     infos = _build(messages.EngineInfo, _ids, uuids, _counts, _texts, _texts, _bodies)
-    postmortems = _build(Postmortem, st.integers(0, MAX_COUNT), st.integers(0, MAX_COUNT), _texts, _texts)
+    postmortems = _build(
+        Postmortem, st.integers(0, MAX_COUNT), st.integers(0, MAX_COUNT), _texts, _texts, _ids_or_none,
+        st.booleans(), _texts,
+    )  # fmt: skip
     per_engine = _tuples(st.tuples(_ids, _seqs))
     fields: dict[type[Any], tuple[st.SearchStrategy[Any], ...]] = {
         messages.Hello: (
@@ -93,7 +96,7 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         messages.Exited: (uuids, _codes, _texts, postmortems),
         messages.Interrupt: (uuids, uuids, _counts),
         messages.Launch: (st.integers(1, 65_536), _counts),
-        messages.Stop: (maybe, _texts),
+        messages.Stop: (maybe, _texts, st.booleans()),
         messages.Goodbye: (_texts,),
         messages.Forget: (uuids,),
         messages.Release: (uuids, _ids, _ways, _tuples(_bodies)),

@@ -20,7 +20,7 @@ Grant      10  receiver → controller → sender send that transfer up to this 
 Abort      11  client → controller → engine   end these calls: drop, cancel or interrupt them
 Output     12  engine → controller → client   what a call printed
 Lost       13  controller → client            calls that can't be answered any more, and why
-Engines    14  controller → client            engines that joined, left or were lost
+Engines    14  controller → client            engines that joined, left or were lost; to their supervisors too
 Credit     15  controller → client            how much may be submitted to one engine ahead of Accept
 Query      16  client → controller            a question or request beside the calls
 Answer     17  controller → client            its answer
@@ -382,6 +382,8 @@ class Stop(NamedTuple):
     uuid: bytes
     """The engine that a supervisor should end; empty: the receiver itself."""
     reason: str
+    given_up: bool = False
+    """Nobody wants it gone, but nobody hears of it either: another may take its place."""
 
 
 class Goodbye(NamedTuple):
@@ -539,7 +541,7 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     18: (Exited, (uuid, optional(integer(-256, 1 << 32)), _prose, postmortem)),
     19: (Interrupt, (uuid, uuid, _count)),
     20: (Launch, (integer(1, 65_536), _count)),
-    21: (Stop, (uuid_or_empty, _prose)),
+    21: (Stop, (uuid_or_empty, _prose, boolean)),
     22: (Goodbye, (_prose,)),
     23: (Forget, (uuid,)),
     24: (Release, (uuid, _id, _way, many(binary(256)))),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Final, NamedTuple, TypeVar
 
-from directview.wire.fields import Check, integer, record, text
+from directview.wire.fields import Check, boolean, integer, record, text
 
 __all__ = ["NOTHING_KNOWN", "Postmortem", "deaths", "postmortem"]
 
@@ -28,13 +28,20 @@ class Postmortem(NamedTuple):
     """The end of its log: what the interpreter or C code wrote to its stderr last."""
     running: str = ""
     """Names of the calls that it was running, or had been given and might have been running."""
+    id: int = -1
+    """The engine's, for one that the controller knows nothing of: it ended before it had registered."""
+    returns: bool = False
+    """Its supervisor starts another one in its place."""
+    outlook: str = ""
+    """That in words, or why it does not do so any more; empty where nobody wanted it."""
 
 
 NOTHING_KNOWN: Final = Postmortem()
 
 postmortem: Final[Check] = record(
-    Postmortem, integer(0, (1 << 63) - 1), integer(0, (1 << 63) - 1), text(MAX_SAID), text(MAX_RUNNING)
-)
+    Postmortem, integer(0, (1 << 63) - 1), integer(0, (1 << 63) - 1), text(MAX_SAID), text(MAX_RUNNING),
+    integer(-1, (1 << 31) - 1), boolean, text(MAX_RUNNING),
+)  # fmt: skip
 """The check of this field in a message."""
 
 

@@ -480,7 +480,7 @@ def test_an_engine_that_does_not_come_back_in_time_is_dead() -> None:
     assert more == Lost(uuid("c"), 0, uuid("e0"), None, "cut", (), (3, 4), known)
     assert left == Engines((), ((0, uuid("e0"), None, "cut"),), (known,))
     assert here.heard("d") == [left]
-    assert here.heard("s") == [Stop(uuid("e0"), "cut")]
+    assert here.heard("s") == [Stop(uuid("e0"), "cut", given_up=True)]
     assert here.others[-1] == Persist({uuid("e1"): 1, uuid("c"): -1, uuid("d"): -1})
 
 
@@ -551,6 +551,48 @@ def test_what_engines_were_running_is_told_of_every_client_that_had_calls_there(
     (death,) = here.heard("c")[-1].value["deaths"]  # type: ignore[union-attr]
     assert (death["id"], death["exit_code"], death["running"]) == (0, -11, "call1, call7")
     assert death["last_words"] == "Fatal Python error"
+
+
+def test_supervisors_learn_under_which_ids_their_engines_go() -> None:
+    """Of each engine when it joins, and of all when they join themselves."""
+    here = house(0, clients=())
+    here.join("engine", "e0", supervisor=uuid("s"))
+    here.join("engine", "alone")
+    (told,) = here.heard("s")
+    assert isinstance(told, Engines)
+    assert [(info.uuid, info.id) for info in told.joined] == [(uuid("e0"), 0)]
+    here.lose("s")
+    here.join("supervisor", "s")
+    assert [type(message) for message in here.heard("s")] == [Welcome, Engines]
+
+
+def test_an_engine_that_follows_another_has_its_id_though_the_first_ones_socket_still_stands() -> None:
+    """A child may hold it. What is known is that the process has ended."""
+    here = house()
+    here.hear("c", calls(1))
+    here.hear("s", Exited(uuid("e0"), -9, "killed", Postmortem(id=0, returns=True, outlook="again")))
+    here.join("engine", "e9", supervisor=uuid("s"), wanted_id=0)
+    lost, left, joined = here.heard("c")
+    assert isinstance(lost, Lost)
+    assert (lost.started, lost.postmortem.returns, lost.postmortem.outlook) == ((1,), True, "again")
+    assert isinstance(left, Engines)
+    assert isinstance(joined, Engines)
+    assert (joined.joined[0].id, joined.joined[0].uuid) == (0, uuid("e9"))
+
+
+def test_the_end_of_an_engine_that_never_came_is_told_once_its_place_is_known() -> None:
+    """But not the end of one that was given up before, which has been told."""
+    here = house()
+    here.hear("s", Exited(uuid("e8"), 1, "exited with code 1", Postmortem(id=5, said="on_start failed")))
+    assert here.heard("c") == [
+        Engines((), ((5, uuid("e8"), 1, "exited with code 1"),), (Postmortem(id=5, said="on_start failed"),))
+    ]
+    here.hear("s", Exited(uuid("e7"), 1, "exited with code 1"))
+    here.lose("e0")
+    here.wait(GRACE)
+    here.heard("c")
+    here.hear("s", Exited(uuid("e0"), -9, "killed", Postmortem(id=0)))
+    assert here.heard("c") == []
 
 
 def test_whichever_comes_first_the_cut_or_the_report_the_engine_is_dead_at_once_after_both() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from directview.supervisor._restarts import Outlook, Place
 from directview.supervisor._state import (
     ControllerEnded,
     ControllerReady,
@@ -18,13 +19,17 @@ from directview.supervisor._state import (
     EndController,
     Ended,
     EndEngine,
+    EngineRegistered,
     Finish,
     ForkServerEnded,
+    GiveUpEngine,
     InterruptCall,
     KillSession,
     Machine,
     NotStarted,
     Phase,
+    Replace,
+    ReplaceEngine,
     Reply,
     ReportExit,
     RestartEngines,
@@ -43,8 +48,8 @@ GRACE = 2.0
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 
 
-def machine(policy: str = "stop", owns_controller: bool = True) -> Machine:
-    return Machine(policy, owns_controller, GRACE)
+def machine(policy: str = "stop", owns_controller: bool = True, **options: Any) -> Machine:
+    return Machine(policy, owns_controller, GRACE, **options)
 
 
 def running(*uuids: bytes, **options: Any) -> Machine:
@@ -108,6 +113,77 @@ def test_an_engine_that_is_still_being_made_ends_as_soon_as_it_is_there() -> Non
     assert m.handle(Started(A, 101), 2.0) == [SendSignal(A, signal.SIGTERM)]
     assert m.next_deadline() == 4.0
     assert m.handle(Ended(A, -15), 3.0) == [ReportExit(A, -15, "enough"), Reply("t", False, "enough")]
+
+
+def test_an_engine_that_dies_is_followed_by_another_under_its_id() -> None:
+    """At once when it has lived for a while; its death says so."""
+    m = running(A, restart_engines=True)
+    m.handle(EngineRegistered(A, 3), 1.0)
+    m.handle(EngineRegistered(A, 3), 50.0)
+    (report,) = m.handle(Ended(A, -11), 100.0)
+    assert isinstance(report, ReportExit)
+    assert report.outlook == Outlook(3, True, "another is started in its place")
+    assert m.next_deadline() == 100.0
+    (replace,) = m.tick(100.0)
+    assert isinstance(replace, Replace)
+    assert m.handle(ReplaceEngine(B, replace.place), 100.0) == [Spawn(B, 3)]
+
+
+def test_engines_that_die_one_after_the_other_are_followed_ever_more_slowly_and_then_no_more() -> None:
+    """However they die: of an `on_start` that fails before they have registered, or soon after that."""
+    m = running(A, restart_engines=True)
+    m.handle(EngineRegistered(A, 3), 0.0)
+    uuid, now, pauses = A, 1.0, []
+    while True:
+        (report,) = m.handle(Ended(uuid, 1), now)
+        assert isinstance(report, ReportExit)
+        if not report.outlook.returns:
+            break
+        due = m.next_deadline()
+        assert due is not None
+        pauses.append(due - now)
+        now = due
+        (replace,) = m.tick(now)
+        assert isinstance(replace, Replace)
+        uuid = bytes([10 + len(pauses)]) * 16
+        m.handle(ReplaceEngine(uuid, replace.place), now)
+        m.handle(Started(uuid, 200), now)
+    assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert report.outlook.text == "no other is started in its place: 6 have died there one after the other"
+    assert m.next_deadline() is None
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_only_an_engine_that_nobody_wanted_gone_is_followed(asked: bool) -> None:
+    """One that was stopped is not; one that was given up, because nobody heard of it any more, is."""
+    m = running(A, restart_engines=True)
+    m.handle(EngineRegistered(A, 0), 0.0)
+    m.handle(EndEngine(A, "it was stopped") if asked else GiveUpEngine(A, "no heartbeat"), 1.0)
+    (report,) = m.handle(Ended(A, -15), 1.1)
+    assert isinstance(report, ReportExit)
+    assert report.outlook.returns is not asked
+
+
+def test_nobody_is_followed_who_never_registered_or_where_nobody_asked_for_it_or_all_ends() -> None:
+    never = running(A, restart_engines=True)
+    assert never.handle(Ended(A, 1), 1.0) == [ReportExit(A, 1, "exited with code 1")]
+    unasked = running(A)
+    unasked.handle(EngineRegistered(A, 0), 0.0)
+    assert unasked.handle(Ended(A, 1), 1.0) == [ReportExit(A, 1, "exited with code 1", Outlook(0))]
+    ending = running(A, B, restart_engines=True)
+    ending.handle(EngineRegistered(A, 0), 0.0)
+    ending.handle(Ended(A, 1), 1.0)
+    ending.handle(StopAll("enough"), 1.0)
+    assert ending.next_deadline() == 1.0 + GRACE
+    assert ending.handle(ReplaceEngine(C, Place(0, 1)), 1.0) == []
+
+
+def test_when_all_engines_are_stopped_those_that_wait_for_their_place_are_not_started() -> None:
+    m = running(A, restart_engines=True)
+    m.handle(EngineRegistered(A, 0), 0.0)
+    m.handle(Ended(A, 1), 1.0)
+    m.cancel_restarts()
+    assert m.tick(5.0) == []
 
 
 def test_signals_and_interrupts_reach_running_engines_only() -> None:
@@ -226,7 +302,6 @@ def test_controllers_that_end_soon_are_replaced_ever_more_slowly_and_then_no_mor
         m.handle(ControllerReady(), now)
     assert effects == [SendSignal(A, signal.SIGTERM)]
     assert m.stopping == f"{MOST_IN_A_ROW + 1} controllers ended in a row, the last one: exited with code 1"
-    assert len(pauses) == MOST_IN_A_ROW
     assert pauses == sorted(pauses)
     assert pauses[0] == 0
     assert pauses[-1] > 1
