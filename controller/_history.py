@@ -108,7 +108,9 @@ class History:
         """Calls and outcomes in the notes."""
         self._gone: set[bytes] = set()
         """Clients that are gone, and whose calls have not been closed yet."""
-        self._calls: dict[tuple[bytes, int], _Call] = {}
+        self._calls: dict[tuple[Any, ...], _Call] = {}
+        """By (client, seq). A call that was sent to one engine after the other, because they could not take
+        it at the same time, is also there by (client, seq, engine) for each later one."""
         self._size = 0
         self._made: list[_Call] = []
         self._ended: list[tuple[Any, ...]] = []
@@ -179,12 +181,18 @@ class History:
         known, number, when = self._calls, self._number, now + self._epoch
         for seq, targets, name, nbytes in calls:
             key = (client, seq)
-            if key in known:  # it was sent again
-                continue
-            call = known[key] = _Call(number, client, seq, targets, name, nbytes, when)
-            number += len(targets)
-            if self._stored:
-                self._made.append(call)
+            before = known.get(key)
+            parts: list[tuple[tuple[Any, ...], tuple[int, ...]]]
+            if before is None:
+                parts = [(key, targets)]
+            else:  # it was sent again, or to further engines
+                further = [target for target in targets if target not in before.targets]
+                parts = [((*key, target), (target,)) for target in further if (*key, target) not in known]
+            for name_of_part, some in parts:
+                call = known[name_of_part] = _Call(number, client, seq, some, name, nbytes, when)
+                number += len(some)
+                if self._stored:
+                    self._made.append(call)
         self._size += number - self._number
         self._number = number
 
@@ -197,7 +205,7 @@ class History:
             if status is None:  # the answer to a question, and no end
                 continue
             outcome = (engine, name, started or None, completed or None, when, status, nbytes)
-            call = known.get((client, seq))
+            call = known.get((client, seq, engine)) or known.get((client, seq))
             if call is not None:
                 targets = call.targets
                 call.outcomes.setdefault(targets[0] if len(targets) == 1 else engine, outcome)

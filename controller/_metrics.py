@@ -16,8 +16,8 @@ __all__ = ["address_of", "serve_metrics"]
 _LOOPBACK: Final = "127.0.0.1"
 
 _CLUSTER: Final = (
-    ("calls", "calls", "Calls that clients have made; one on several engines counts for each."),
-    ("results", "results", "Calls that engines have ended."),
+    ("calls", "calls", "Calls that clients have made; one on several engines counts once."),
+    ("results", "results", "Calls that engines have ended; one on several engines counts for each."),
 )
 _METER: Final = (
     ("messages_in", "received_messages", "Messages that came to the controller."),

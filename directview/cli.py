@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from directview.commands import clusters, demo, keys, logs, stack, starting, status, trace
+from directview.commands import clusters, demo, keys, logs, report, stack, starting, status, trace
 
 __all__ = ["main"]
 
@@ -38,6 +38,7 @@ for _command in (
     logs.logs,
     stack.stack,
     trace.trace,
+    report.report,
     starting.add_engines,
     starting.controller,
     starting.engine,

@@ -82,6 +82,28 @@ def test_a_call_that_is_sent_again_is_the_same_call() -> None:
     assert [record["submitted"] for record in records(history)] == [EPOCH, EPOCH + 5]
 
 
+def test_a_call_that_reaches_its_engines_one_after_the_other_has_a_record_for_each() -> None:
+    """As when one of them has just joined, or its credit is used up."""
+    history = History(EPOCH, stored=True)
+    history.submitted(A, [item(1, 0, 2)], 10.0)
+    history.submitted(A, [item(1, 3), item(2, 0)], 11.0)
+    history.submitted(A, [item(1, 2, 3)], 12.0)
+    history.ended(A, 3, ENGINE, [result(1)], 13.0)
+    found = {record["msg_id"]: record["status"] for record in records(history)}
+    assert found == {
+        f"{A.hex()}_1_0": None,
+        f"{A.hex()}_1_2": None,
+        f"{A.hex()}_1_3": "ok",
+        f"{A.hex()}_2_0": None,
+    }
+    assert [row[0] for row in history.rows()] == [1, 2, 3, 4]
+    record = history.unwritten()
+    assert record is not None
+    assert [row[1] for row in record.made] == list(found)
+    history.purge(lambda row: True)
+    assert len(records(history)) == 3
+
+
 def test_a_balanced_call_has_the_engine_that_ended_it() -> None:
     history = History(EPOCH)
     history.submitted(A, [item(1, -1)], 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -331,3 +332,35 @@ def test_an_untraced_cluster_remembers_the_main_steps_and_writes_nothing(own_fol
         ("engine.0", "completed"),
         ("controller", "result passed on"),
     ]
+
+
+# --- reports -----------------------------------------------------------------------------------------
+
+
+def echoes(text: str) -> str:
+    print("half done", text)
+    return text
+
+
+def test_a_report_has_figures_and_no_users_data(rc: Client) -> None:
+    """Not the arguments, not the output, not (unless they are wanted) the names of functions."""
+    rc[:].apply_async(echoes, "sesame").get(DEADLINE)
+    text = said("report", "--profile", PROFILE)
+    found = json.loads(text)
+    assert found["versions"]["directview"]
+    assert found["cluster"]["calls"] >= 1
+    assert found["cluster"]["history"]["status"]["ok"] >= 2
+    assert [engine["id"] for engine in found["cluster"]["engines"]] == [0, 1]
+    assert found["cluster"]["supervisor"]["engines"]
+    assert any("registered as engine 1" in line for line in found["logs"])
+    assert any(line.endswith("controller.jsonl") for line in found["files"])
+    for secret in ("sesame", "half done", "echoes", f" on {socket.gethostname()}"):
+        assert secret not in text, secret
+    assert "secret" not in found["cluster"]["connection"]
+    assert "echoes" in said("report", "--names", "--profile", PROFILE)
+
+
+def test_a_report_of_a_cluster_that_does_not_run_says_so(own_folders: Path) -> None:
+    found = json.loads(said("report", "--profile", "nobodys"))
+    assert "there is no cluster of profile 'nobodys'" in found["cluster"]["error"]
+    assert found["machine"]["cores"]
