@@ -74,9 +74,9 @@ async def _collected(
 
 
 def _versions() -> dict[str, Any]:
-    import zmq
+    from directview.wire.sockets import libzmq_version
 
-    found: dict[str, Any] = {"python": sys.version, "libzmq": zmq.zmq_version()}
+    found: dict[str, Any] = {"python": sys.version, "libzmq": libzmq_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

@@ -18,6 +18,7 @@ import zmq.asyncio
 from directview.wire.messages import MAX_FRAME_BYTES
 
 __all__ = [
+    "libzmq_version",
     "CLIENT",
     "LAX",
     "NEVER_RECONNECT_MS",
@@ -121,3 +122,8 @@ def open_socket(context: zmq.asyncio.Context, kind: int, heartbeat: Heartbeat) -
     socket.set(zmq.HEARTBEAT_TIMEOUT, round(heartbeat.timeout * 1000))
     socket.set(zmq.HEARTBEAT_TTL, round(heartbeat.ttl * 1000))
     return socket
+
+
+def libzmq_version() -> str:
+    """The version of the library in C."""
+    return zmq.zmq_version()
