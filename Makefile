@@ -2,6 +2,7 @@
 # make test     the tests (ARGS="-k name" passes options on)
 # make test-slow  the long ones: minutes of churn, a gigabyte over a slow line
 # make chaos    real clusters while everything goes wrong, for a minute (ARGS="--seconds 600 --seed 7")
+# make soak     twenty minutes at full load: does any process grow? (ARGS="--seconds 300")
 # make fuzz     decoders and state machines under a coverage-guided fuzzer (ARGS="--seconds 600")
 # make browser  the tests in a browser: JupyterLab and Chromium are installed first
 # make check    lint, types, layering, docs
@@ -20,7 +21,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --editable
 
-.PHONY: demo test test-slow chaos fuzz browser check lint types layers docs bench clean
+.PHONY: demo test test-slow chaos soak fuzz browser check lint types layers docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -34,6 +35,9 @@ test-slow: $(VENV)/.installed-test
 
 chaos: $(VENV)/.installed-test
 	@$(PY) -m directview.testing.chaos $(ARGS)
+
+soak: $(VENV)/.installed
+	@$(PY) -m directview.testing.soak $(ARGS)
 
 fuzz: $(VENV)/.installed-fuzz
 	@$(PY) tests/fuzz/fuzz.py $(ARGS)

@@ -34,8 +34,6 @@ GONE: Final = 5
 
 _AT_ONCE: Final = 24
 """Calls that are outstanding at the same time, at most."""
-_BETWEEN: Final = 0.004
-"""Mean seconds between two calls, if that many are not outstanding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,8 @@ class ClientOptions:
     seed: str
     patience: float = 60.0
     """Seconds that outstanding calls have to end, once there are no more faults."""
+    between: float = 0.004
+    """Mean seconds between two calls, as long as no more than a few are outstanding."""
     reconnect_timeout: float = 60.0
     """Seconds to wait for another controller, where there may be one."""
 
@@ -105,7 +105,10 @@ class _Program:
                     task = asyncio.ensure_future(self._call(rc, kind, kinds[kind][1]))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
-                await asyncio.sleep(self.random.expovariate(1 / _BETWEEN))
+                elif tasks:
+                    await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                between = self.options.between
+                await asyncio.sleep(self.random.expovariate(1 / between) if between else 0)
                 if self.number and self._controller_is_gone(rc):
                     break
             if tasks:
