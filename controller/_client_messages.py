@@ -20,6 +20,7 @@ from directview.wire.messages import (
     Answer,
     CallItem,
     Chunk,
+    Engines,
     Goodbye,
     Grant,
     Interrupt,
@@ -139,6 +140,9 @@ def _resume(
             raise ProtocolError("a question to no engine in particular")
         reason = "it ended while this client was not connected"
         controller.send_lost(client, id, reason, seqs, (), now, uuid=uuid)
+        if uuid:
+            # It was told of that when it could not hear it, and would think the engine there for ever.
+            controller.send(client.route, Engines((), ((id, uuid, None, reason),)))
 
 
 def _ack(

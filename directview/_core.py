@@ -181,7 +181,6 @@ class Core:
         log.info("client %s gives up: %s", self.uuid.hex()[:12], self._stopped)
         self._take_inbox()
         self._abandon()
-        self._process(self._state.events())
         self._fail_queries(ControllerLost(self._stopped))
         self.engines = {}
         self._engines_changed.set()
@@ -197,7 +196,11 @@ class Core:
     def _abandon(self) -> None:
         """Everything outstanding ends."""
         self._state.abandon(self._stopped)
-        self.balanced.abandon((ClientClosed if self._closed else ControllerLost)(self._stopped))
+        error = (ClientClosed if self._closed else ControllerLost)(self._stopped)
+        self.balanced.abandon(error)
+        self._process(self._state.events())
+        # Tasks whose calls had not begun would go to other engines now.
+        self.balanced.abandon(error)
 
     async def close(self) -> None:
         """Say goodbye and end; what is outstanding ends as `ClientClosed`. Safe to cancel and to repeat."""
@@ -208,7 +211,6 @@ class Core:
         self._take_inbox()
         self._stopped = self._stopped or "the client was closed"
         self._abandon()
-        self._process(self._state.events())
         self._fail_queries(ClientClosed(self._stopped))
         self.observers.close()
         self._state.goodbye()

@@ -467,6 +467,22 @@ def stubborn(here: House) -> list[str]:
 # --- engines that leave ---------------------------------------------------------------------------------
 
 
+def test_a_client_that_missed_an_engines_death_is_told_of_it_when_it_asks() -> None:
+    """Else it would go on calling an engine that is not there: also when it had no calls there."""
+    here = house(engines=2)
+    here.lose("c")
+    here.hear("s", Exited(uuid("e0"), -9, "killed"))
+    here.lose("e0")
+    here.wait(GRACE)
+    here.join("client", "c", resuming=True)
+    here.heard("c")
+    here.hear("c", Resume(uuid("c"), (ResumeItem(1 << 62, 0, uuid("e0")),), True))
+    lost, engines = here.heard("c")
+    assert isinstance(lost, Lost)
+    assert isinstance(engines, Engines)
+    assert [(id, name) for id, name, _, _ in engines.left] == [(0, uuid("e0"))]
+
+
 def test_an_engine_that_does_not_come_back_in_time_is_dead() -> None:
     here = house(2, clients=("c", "d"), window_calls=2)
     here.hear("c", calls(1, 2, 3, 4))

@@ -523,3 +523,18 @@ def test_an_engine_that_joins_takes_part(mortal: Client) -> None:
     mortal.cluster.start_engines_sync(1)
     result.get(DEADLINE)
     assert 4 in set(result.engine_id)
+
+
+async def test_tasks_that_would_be_tried_again_end_with_the_controller(own_folders: Path) -> None:
+    """There is no engine to try them on, and nothing happens any more that could end them later."""
+    async with Cluster(n=1) as rc:
+        core = rc._binding.core()
+        view = rc.load_balanced_view(retries=2)
+        results = [view.apply_async(nap, 60) for _ in range(3)]
+        while not core._state.calls:  # noqa: ASYNC110 - the client has no event for it
+            await asyncio.sleep(0.01)
+        core._session.close()
+        core._gone("nobody answers")
+        for result in results:
+            with pytest.raises(ControllerLost):
+                await asyncio.wait_for(result, DEADLINE)

@@ -117,6 +117,8 @@ class _Program:
             for record in hung:
                 record.how, record.ended = "hung", time.monotonic()
                 self.note(record)
+            for task in tasks if hung else ():
+                task.print_stack()
         if hung:
             return HUNG
         return 0 if self.stopping.is_set() else GONE
