@@ -35,7 +35,7 @@ def submits(uuid: bytes, watermark: int, ready: Sequence[tuple[Call, list[int]]]
     size = 0
     for call, ids in ready:
         assert call.parcel is not None
-        body, own_frames, _, nbytes = call.parcel
+        body, own_frames, _, nbytes, _ = call.parcel
         cost = nbytes + 4 * len(call.name) + 5 * len(ids) + _OVERHEAD
         if items and (
             size + cost > CHUNK_BYTES

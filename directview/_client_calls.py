@@ -48,7 +48,16 @@ class Call:
     """
 
     __slots__ = (
-        "aborting", "adjacent", "context", "flags", "name", "outgoing", "parcel", "pending", "seq",
+        "aborting",
+        "adjacent",
+        "context",
+        "flags",
+        "keeps",
+        "name",
+        "outgoing",
+        "parcel",
+        "pending",
+        "seq",
         "unaccepted",
     )  # fmt: skip
 
@@ -70,6 +79,7 @@ class Call:
         """How many of them may still need the payload."""
         self.outgoing: Outgoing | None = None
         """Its chunked buffers, on their way."""
+        self.keeps = parcel.keeps
         self.adjacent: Adjacent | None = None
         """Large parts of its result come side by side."""
         self.aborting: frozenset[int] = frozenset()

@@ -79,7 +79,7 @@ class Memory:
             nbytes = _OVERHEAD
             for request in requests:
                 parcel = request[1]
-                if parcel.chunks:
+                if parcel.chunks or parcel.keeps:
                     return
                 nbytes += parcel.nbytes
             if requests:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypeAlias, TypeVar
 
-from directview import _checking
+from directview import _checking, sharing
 from directview._memory import CALLS
 from directview.result import AsyncMapResult, AsyncResult
 from directview.wire.arena import arena
@@ -193,7 +193,9 @@ class Targeted(Generic[K]):
         return _checking.is_index(self._targets if targets is None else targets)
 
     def _parcel(self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Parcel:
-        return pack((function, dump_arguments(args, kwargs, call=name)), arena=arena().reference)
+        parcel = pack((function, dump_arguments(args, kwargs, call=name)), arena=arena().reference)
+        kept = sharing.taken()
+        return parcel._replace(keeps=kept) if kept else parcel
 
     def _blocks(self, block: bool | None) -> bool:
         return self.block if block is None else block

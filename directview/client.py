@@ -22,6 +22,7 @@ from directview._core import Core
 from directview.balanced import LoadBalancedView
 from directview.connection import ConnectionInfo
 from directview.errors import CompositeError, ControllerUnreachable, NoEnginesRegistered, TimeoutError
+from directview.sharing import Shared
 from directview.view import DirectView, Many, One
 
 if TYPE_CHECKING:
@@ -107,6 +108,26 @@ class Client(Controls):
     def block(self, block: bool) -> None:
         _checking.flag(block, "block")
         self._block = bool(block)
+
+    def share(self, obj: T) -> Shared[T]:
+        """Put an object where every engine and every call can read it without another copy.
+
+        It is pickled when it is first sent, once, and goes when neither what is returned here nor a call
+        that has not ended refers to it. Don't change it meanwhile. Returns at once.
+
+        ::
+
+            table = rc.share(array)
+            rc[:].apply_sync(lambda table, row: table[row].sum(), table, 5)
+
+        Args:
+            obj: anything that can be pickled. Its buffers (arrays, data frames) are what is shared: they are
+                read-only on engines. Engines on other hosts are sent a copy each, once.
+
+        Returns:
+            What to pass in its place, anywhere in the arguments of calls, or to `push`.
+        """
+        return Shared(self, obj)
 
     # --- life -----------------------------------------------------------------------------------------
 

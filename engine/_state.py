@@ -437,7 +437,7 @@ class EngineState:
         if parcel is None:
             item = ResultItem(call.seq, status, started, completed, 0, 0, b"")
         else:
-            body, frames, _, nbytes = parcel
+            body, frames, _, nbytes, _ = parcel
             item = ResultItem(call.seq, status, started, completed, nbytes, len(frames), body)
             if parcel.chunks:
                 self.lent[call] = None

@@ -28,7 +28,17 @@ from typing import Any, Final, Protocol
 import msgpack
 import numpy as np
 
-__all__ = ["LIMIT_BYTES", "SLOT_BYTES", "Arena", "Mapped", "Reader", "SharedMemory", "arena", "trim"]
+__all__ = [
+    "LIMIT_BYTES",
+    "SLOT_BYTES",
+    "Arena",
+    "Mapped",
+    "Reader",
+    "SharedMemory",
+    "arena",
+    "trim",
+    "trim_also",
+]
 
 SLOT_BYTES: Final = 4 << 20
 """Bytes of a slot: of a piece that travels by one message. Smaller ones cost more messages, larger ones leave
@@ -286,6 +296,14 @@ def _mapped(reference: bytes) -> Mapped | None:
     return None
 
 
+_also_trim: list[Callable[[float], None]] = []
+
+
+def trim_also(trim: Callable[[float], None]) -> None:
+    """Have something else that keeps shared memory for a while be trimmed, too."""
+    _also_trim.append(trim)
+
+
 _arenas: dict[int, Arena] = {}
 """By pid: a forked child must have its own."""
 
@@ -308,3 +326,5 @@ def trim(seconds: float = _IDLE_SECONDS) -> None:
     made = _arenas.get(os.getpid())
     if made is not None:
         made.trim(seconds)
+    for also in _also_trim:
+        also(seconds)

@@ -57,6 +57,8 @@ class Parcel(NamedTuple):
     """Buffers that are sent as chunks, in order. They refer to the sender's memory."""
     nbytes: int
     """Bytes of body and frames: what the parcel occupies on the way until it is taken."""
+    keeps: tuple[object, ...] = ()
+    """What must live until the call has ended everywhere: shared objects that it refers to."""
 
 
 def pack(

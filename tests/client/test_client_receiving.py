@@ -55,7 +55,7 @@ class Part:
         self.outgoing = Outgoing(self.parcel.chunks, (0,), PACE)
 
     def header(self, seq: int) -> tuple[Message, list[bytes]]:
-        body, frames, _, nbytes = self.parcel
+        body, frames, _, nbytes, _ = self.parcel
         item = ResultItem(seq, OK, 1.0, 2.0, nbytes, len(frames), body)
         return Result(ME, self.id, (item,)), [bytes(frame) for frame in frames]
 

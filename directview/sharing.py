@@ -1,0 +1,179 @@
+"""`rc.share(obj)`: an object that is put into shared memory once, for every engine and every call.
+
+What a call is given travels with it: an array of 1 GB that a hundred calls read would travel a hundred
+times. A shared object is pickled once, when it is first sent anywhere; engines on this host map its memory,
+and arrays in it are built right there, read-only. Engines elsewhere are sent it once each. It goes when
+nobody refers to it: neither its handle nor a call that has not ended.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from directview.wire import segments
+from directview.wire.arena import arena
+from directview.wire.host import shares_host
+from directview.wire.messages import EngineInfo
+from directview.wire.objects import dump_arguments, dump_function, dumps
+from directview.wire.parcels import Packed, pack
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from directview.client import Client
+
+    class _Anything(Any, Generic[T]):  # type: ignore[misc] # it passes as any argument
+        pass
+else:
+    _Anything = Generic
+
+__all__ = ["Shared", "taken"]
+
+_TOKEN_BYTES: Final = 16
+
+
+class Shared(_Anything[T]):
+    """An object that all engines may read, made by `Client.share`. Pass it wherever the object could be.
+
+    A function that is given it gets the object. Arrays and other buffers in it are read-only there, and
+    everything else is a copy of the call's own.
+    """
+
+    def __init__(self, client: Client, obj: T) -> None:
+        self.value: T = obj
+        """The object."""
+        self._client = client
+        self._put: _Put | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in shared memory; 0 before it is first used, and where there is none."""
+        segment = self._put.segment if self._put is not None else None
+        return 0 if segment is None else segment.nbytes
+
+    def __repr__(self) -> str:
+        if self._put is None:
+            state = "not sent yet"
+        else:
+            state = f"{self.nbytes} bytes in shared memory" if self.nbytes else "sent"
+        return f"<Shared {type(self.value).__name__}: {state}>"
+
+    def __copy__(self) -> Shared[T]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Shared[T]:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self._lock:
+            if self._put is None:
+                self._put = _Put(dumps(self.value, part="the shared object"), self._client)
+            put = self._put
+            put.provide(self._client)
+        _pickled.puts.append(put)
+        return segments.opened, (put.token, put.reference)
+
+
+class _Put:
+    """A shared object where engines find it, until neither its handle nor a call refers to it."""
+
+    __slots__ = ("__weakref__", "_forget", "_packed", "_sent", "reference", "segment", "token")
+
+    def __init__(self, packed: Packed, client: Client) -> None:
+        self.segment = _segment(packed)
+        self._packed = packed
+        self._sent: dict[bytes, int] = {}
+        """Engines that have been sent it, by uuid."""
+        self._forget = _forgetting(client)
+        if self.segment is None:
+            self.token, self.reference = os.urandom(_TOKEN_BYTES), b""
+        else:
+            self.token, self.reference = self.segment.token, self.segment.reference
+
+    def provide(self, client: Client) -> None:
+        """Send it to engines that can't map it and don't have it. Calls that follow are begun after that."""
+        missing = [
+            info
+            for info in client._binding.core().engines.values()
+            if info.uuid not in self._sent and (self.segment is None or not _is_near(info))
+        ]
+        if missing:
+            data, buffers = self._packed
+            arguments = dump_arguments((self.token, data, list(buffers)), {}, call="share")
+            parcel = pack((dump_function(segments.hold), arguments))
+            client._submit([(tuple([info.id for info in missing]), parcel)], "share", None, single=False)
+            self._sent.update({info.uuid: info.id for info in missing})
+
+    def __del__(self) -> None:
+        if getattr(self, "_sent", None):
+            self._forget(self.token, self._sent)
+
+
+def _segment(packed: Packed) -> segments.Segment | None:
+    """None where there is no shared memory, or not enough."""
+    if not arena().reference:
+        return None
+    try:
+        return segments.Segment(packed)
+    except (OSError, MemoryError):
+        return None
+
+
+_near: Final[dict[bytes, bool]] = {}
+"""Engines, by uuid, and whether they are on this host."""
+
+
+def _is_near(info: EngineInfo) -> bool:
+    near = _near.get(info.uuid)
+    if near is None:
+        near = _near[info.uuid] = shares_host(info.host)
+    return near
+
+
+def _forgetting(client: Client) -> Callable[[bytes, dict[bytes, int]], None]:
+    """What tells engines that an object is needed no longer. It may be called by the garbage collector."""
+    reference = weakref.ref(client)
+
+    def forget(token: bytes, sent: dict[bytes, int]) -> None:
+        client = reference()
+        core = client._binding._core if client is not None else None
+        if core is not None:
+            try:
+                core.loop.call_soon_threadsafe(tell, token, sent)
+            except RuntimeError:
+                pass  # The loop has ended, and the client with it.
+
+    def tell(token: bytes, sent: dict[bytes, int]) -> None:
+        client = reference()
+        if client is None or client._binding.closed:
+            return
+        there = client._binding.core().engines
+        ids = tuple([id for uuid, id in sent.items() if id in there and there[id].uuid == uuid])
+        if ids:
+            parcel = pack((dump_function(segments.drop), dump_arguments(([token],), {}, call="share")))
+            client._submit([(ids, parcel)], "share", None, single=False)
+
+    return forget
+
+
+class _Pickled(threading.local):
+    """What this thread has pickled since it was last asked for."""
+
+    def __init__(self) -> None:
+        self.puts: list[_Put] = []
+
+
+_pickled = _Pickled()
+
+
+def taken() -> tuple[object, ...]:
+    """Shared objects that this thread has pickled since the last time: they must live as long as the call."""
+    if not _pickled.puts:
+        return ()
+    puts, _pickled.puts = _pickled.puts, []
+    return tuple(puts)

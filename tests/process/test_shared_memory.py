@@ -1,0 +1,263 @@
+"""Shared memory between real processes: large data at its speed, whoever dies, and the same without it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from directview import Client, Cluster, EngineError, RemoteError, sharing
+from directview.wire.arena import arena
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.usefixtures("nothing_left"),
+    pytest.mark.skipif(not arena().reference, reason="no memory files, or no /proc, on this system"),
+]
+
+SIZES = [pytest.param(200 << 20, id="200MB"), pytest.param(1 << 30, id="1GB", marks=pytest.mark.slow)]
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def lent() -> bool:
+    """Something of this process's arena is on its way."""
+    return bool(arena()._lent)
+
+
+def pattern(nbytes: int) -> np.ndarray:
+    return np.arange(nbytes // 8, dtype=np.int64)
+
+
+@pytest.fixture
+def rc(own_folders: object) -> Iterator[Client]:
+    """Three engines for one test, because some are killed."""
+    with Cluster(n=3) as client:
+        yield client
+
+
+def test_large_data_goes_through_shared_memory_and_arrives_writable(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        whole = pattern(40 << 20)
+        rc[:].scatter("part", whole, block=True)
+        assert arena().used_bytes > 0, "it went another way"
+        until(lambda: not lent())
+        assert rc[:].apply_sync(lambda: (part.flags.writeable, int(part.sum()))) == [  # type: ignore[name-defined]
+            (True, int(piece.sum())) for piece in np.array_split(whole, len(rc))
+        ]
+        back = rc[:].gather("part", block=True)
+        assert np.array_equal(back, whole)
+        back += 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_engine_that_dies_while_it_receives_costs_its_own_call_only(rc: Client, size: int) -> None:
+    whole = pattern(size)
+    pids = rc[:].apply_sync(os.getpid)
+    scattered = rc[:].scatter("part", whole, block=False)
+    until(lent)
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(RemoteError) as caught:
+        scattered.get(120)
+    assert [type(error) for error in caught.value.exceptions] == [EngineError]  # type: ignore[attr-defined]
+    until(lambda: not lent())
+    pieces = np.array_split(whole, 3)
+    for id in (0, 2):
+        assert rc[id].apply_sync(lambda: int(part.sum())) == int(pieces[id].sum())  # type: ignore[name-defined]
+    rc[[0, 2]].scatter("part", whole, block=True)
+    assert np.array_equal(rc[[0, 2]].gather("part", block=True), whole)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_engine_that_dies_while_it_sends_costs_its_own_call_only(rc: Client, size: int) -> None:
+    view = rc[:]
+    view.execute(f"import numpy as np; part = np.arange({size} // 24)", block=True)
+    pids = view.apply_sync(os.getpid)
+    pulled = view.pull_async("part")
+    until(lambda: not pulled.ready() and any(_receiving(rc)))
+    os.kill(pids[1], signal.SIGKILL)
+    values = pulled.get(120, return_exceptions=True)
+    assert isinstance(values[1], EngineError)
+    for id in (0, 2):
+        assert np.array_equal(values[id], np.arange(size // 24))
+    assert np.array_equal(rc[0].pull_sync("part"), np.arange(size // 24))
+
+
+def _receiving(rc: Client) -> list[int]:
+    """Bytes that have come of the large results that are on their way."""
+    engines = rc._binding.core()._state._engines
+    return [
+        part.parcel.received for engine in list(engines.values()) for part in list(engine.receiving.values())
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_client_that_dies_while_it_sends_leaves_nothing(rc: Client, size: int) -> None:
+    program = f"""
+        import json, sys, numpy as np
+        from directview import Client
+        from directview.wire.arena import arena
+        rc = Client(json.loads(sys.argv[1]))
+        pushed = rc[:].push(dict(theirs=np.ones({size} // 8)), block=False)
+        while not arena()._lent:
+            pass
+        print("sending", flush=True)
+        pushed.get(120)
+        """
+    contents = json.dumps(rc._info.to_dict())
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), contents], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == "sending\n"
+        child.kill()
+        child.wait(30)
+    whole = pattern(40 << 20)
+    rc[:].scatter("mine", whole, block=True)
+    assert np.array_equal(rc[:].gather("mine", block=True), whole)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare")
+def test_a_full_dev_shm_changes_nothing(own_folders: object) -> None:
+    """It is full, and tiny, for the whole cluster: in a mount namespace of its own."""
+    program = """
+        import numpy as np
+        from directview import Cluster
+        if __name__ == "__main__":
+            with open("/dev/shm/full", "wb", buffering=0) as file:
+                try:
+                    while file.write(bytes(4096)):
+                        pass
+                except OSError:
+                    pass
+            with Cluster(n=2) as rc:
+                whole = np.arange(8_000_000)
+                rc[:].scatter("part", whole, block=True)
+                assert np.array_equal(rc[:].gather("part", block=True), whole)
+                shared = rc.share(whole)
+                assert rc[:].apply_sync(lambda a: int(a[-1]), shared) == [7_999_999] * 2
+                print("right")
+        """
+    script = "mount -t tmpfs -o size=64k none /dev/shm && exec " + sys.executable + ' -c "$0"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout == "right\n", done.stderr
+
+
+def test_without_shared_memory_everything_works_the_same(own_folders: object) -> None:
+    program = """
+        import numpy as np
+        from directview import Cluster
+        from directview.wire.arena import arena
+        if __name__ == "__main__":
+            with Cluster(n=2) as rc:
+                whole = np.arange(3_000_000)
+                rc[:].scatter("part", whole, block=True)
+                assert np.array_equal(rc[:].gather("part", block=True), whole)
+                shared = rc.share(whole)
+                assert rc[:].apply_sync(lambda a: int(a[-1]), shared) == [2_999_999] * 2
+                assert shared.nbytes == 0 and arena().used_bytes == 0
+                print("right")
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "DIRECTVIEW_SHARED_MEMORY": "0"},
+    )  # fmt: skip
+    assert done.stdout == "right\n", done.stderr
+
+
+# --- rc.share ---------------------------------------------------------------------------------------------
+
+
+def test_a_shared_object_is_the_object_read_only_and_not_sent_again(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        view = rc[:]
+        array = pattern(20 << 20)
+        shared = rc.share({"array": array, "name": "table"})
+        assert shared.nbytes == 0, "nothing happens before it is used"
+        assert "not sent yet" in repr(shared)
+
+        def look(table: Any) -> tuple[str, int, bool, int]:
+            a = table["array"]
+            return table["name"], int(a.sum()), a.flags.writeable, a.__array_interface__["data"][0]
+
+        first = view.apply_sync(look, shared)
+        assert [row[:3] for row in first] == [("table", int(array.sum()), False)] * len(rc)
+        assert shared.nbytes > array.nbytes
+        assert view.apply_sync(look, shared) == first, "mapped at the same place: not sent again"
+        assert view.apply_sync(lambda both: both[0][1]["name"], [(0, shared)]) == ["table"] * len(rc)
+        assert rc.load_balanced_view().apply_sync(lambda table: table["name"], shared) == "table"
+
+
+def test_what_is_built_on_a_shared_object_outlives_it(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        array = pattern(8 << 20)
+        rc[:].push({"kept": rc.share(array)}, block=True)
+        gc.collect()
+        until(lambda: not _descriptors())
+        assert rc[:].apply_sync(lambda: int(kept.sum())) == [int(array.sum())] * len(rc)  # type: ignore[name-defined]
+        rc[:].execute("del kept", block=True)
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return [name for name in found if "directview-shared" in name]
+
+
+def test_a_shared_object_lives_as_long_as_a_call_that_waits(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        busy = rc[0].apply_async(time.sleep, 0.5)
+        waiting = rc[0].apply_async(lambda a: int(a[-1]), rc.share(pattern(8 << 20)))
+        gc.collect()
+        assert waiting.get(30) == (8 << 20) // 8 - 1
+        busy.get(30)
+        del waiting
+        until(lambda: not _descriptors())
+
+
+def test_engines_elsewhere_are_sent_a_shared_object_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_is_near", lambda info: False)
+    with cluster.connect_client_sync() as rc:
+        shared = rc.share(pattern(8 << 20))
+        for _ in range(3):
+            assert rc[:].apply_sync(lambda a: (int(a[-1]), a.flags.writeable), shared) == [
+                ((8 << 20) // 8 - 1, False)
+            ] * len(rc)
+        held = "__import__('directview.wire.segments').wire.segments._held"
+        assert rc[:].pull(f"len({held})", block=True) == [1] * len(rc)
+        del shared
+        gc.collect()
+        until(lambda: rc[:].pull(f"len({held})", block=True) == [0] * len(rc))
+
+
+def test_a_shared_object_that_cannot_travel_says_which_part(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc, pytest.raises(Exception, match=r"the shared object.*lock"):
+        rc[0].apply_sync(len, rc.share([threading.Lock()]))
