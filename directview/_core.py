@@ -114,8 +114,9 @@ class Core:
         self._stopped = ""
         self._engines_changed = asyncio.Event()
         self.balanced = Dispatching(self)
-        self.watch = LoopWatch(log, "the client's loop")
-        """To be started where the loop is the client's own."""
+        self.watch = LoopWatch(log, "the client's loop", level=logging.INFO)
+        """To be started where the loop is the client's own. A burst of calls may keep it for a while, so
+        it is no warning, which a program without logging would print."""
         self.engines: dict[int, EngineInfo] = {}
         self.returning: frozenset[int] = frozenset()
         """ids of engines that have died and in whose place others are being started."""

@@ -34,6 +34,7 @@ class LoopWatch:
         excused: whether it is right now blocked by something that may: a plain function of a user, on an
             engine. Asked on another thread.
         threshold: seconds.
+        level: at which to say it.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class LoopWatch:
         what: str,
         excused: Callable[[], bool] = lambda: False,
         threshold: float = THRESHOLD,
+        level: int = logging.WARNING,
     ) -> None:
         self._logger = logger
         self._what = what
         self._excused = excused
         self._threshold = threshold
+        self._level = level
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -116,8 +119,12 @@ class LoopWatch:
             else:
                 self._told = True
                 self.blocked += 1
-                self._logger.warning(
-                    "%s has not turned for %.1f s", self._what, lag, extra={"trace": self._where()}
+                self._logger.log(
+                    self._level,
+                    "%s has not turned for %.1f s",
+                    self._what,
+                    lag,
+                    extra={"trace": self._where()},
                 )
 
     def _where(self) -> str:
