@@ -18,6 +18,7 @@ def describe() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": psutil.virtual_memory().total,
+        "shared_memory": psutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0,
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load": round(os.getloadavg()[0], 2),

@@ -244,9 +244,9 @@ def _participants(report: Report) -> Sheet:
 
 def _machine(report: Report) -> str:
     machine: Mapping[str, Any] = report.machine
-    memory = quantity(machine.get("memory", 0), "B")
+    memory, shared = [quantity(machine.get(key, 0), "B") for key in ("memory", "shared_memory")]
     return (
-        f"{machine.get('processor')}, {machine.get('cores')} cores, {memory}, "
+        f"{machine.get('processor')}, {machine.get('cores')} cores, {memory} ({shared} of it may be shared), "
         f"{machine.get('system')}, {machine.get('python')}; load {machine.get('load')} at the start; "
         f"{report.started}, {report.depth}, {report.rounds} round{'' if report.rounds == 1 else 's'}"
         f" in {report.seconds / 60:.1f} min"
