@@ -74,6 +74,11 @@ class Acknowledgements:
         """Enough is owed to be said at once."""
         return self._count >= ACK_COUNT or self._bytes >= ACK_BYTES
 
+    @property
+    def settling(self) -> bool:
+        """Engines wait to be told of the watermark."""
+        return bool(self._settling)
+
     def to_settle(self, watermark: int) -> bool:
         """Whether the watermark has reached what engines wait to be told."""
         return bool(self._settling) and self._settling[0][0] <= watermark

@@ -23,6 +23,7 @@ __all__ = [
     "Printed",
     "Sent",
     "Stage",
+    "earlier",
 ]
 
 
@@ -157,3 +158,10 @@ class Answered(NamedTuple):
 
 
 Event = Ended | Gone | Sent | Printed | EnginesChanged | Answered
+
+
+def earlier(first: float | None, second: float | None) -> float | None:
+    """Which of two deadlines comes first; None is none."""
+    if first is None or (second is not None and second < first):
+        return second
+    return first

@@ -39,6 +39,7 @@ from directview._client_calls import (
     Printed,
     Sent,
     Stage,
+    earlier,
 )
 from directview._client_engine import KnownEngine
 from directview._client_receiving import Results
@@ -524,7 +525,8 @@ class ClientState:
 
     def flush(self) -> list[Outbound]:
         """What is to be sent now, in order. Nothing while there is no connection."""
-        self._admit_new()
+        if self._new:
+            self._admit_new()
         if not self._connected:
             return []
         out, self._out = self._out, []
@@ -532,7 +534,7 @@ class ClientState:
             out.extend(self._acks.say(self.watermark))
         if self._freed:
             out.extend(self._submits())
-        if self._acks.to_settle(self.watermark):
+        if self._acks.settling and self._acks.to_settle(self.watermark):
             out.extend(self._acks.say(self.watermark))
         if self._incoming:
             out.extend(self._incoming.grants())
@@ -545,16 +547,11 @@ class ClientState:
         new, self._new = self._new, []
         engines, freed = self._engines, self._freed
         for call in new:
-            missing = []
-            for id in call.pending:
-                engine = engines.get(id)
-                if engine is None:
-                    missing.append(id)
-                else:
-                    engine.held[call.seq] = call
-                    freed[id] = None
-            for id in missing:
+            for id in [id for id in call.pending if id not in engines]:
                 self._gone(call, id, Death(reason="there is no such engine"), started=False)
+            for id in call.pending:
+                engines[id].held[call.seq] = call
+                freed[id] = None
 
     def _submits(self) -> Iterator[Outbound]:
         """Calls that the credit allows now; a call goes to all its engines that can take it at once."""
@@ -578,8 +575,7 @@ class ClientState:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        deadlines = (self._acks.deadline, self._sending.deadline, self._incoming.deadline)
-        return min([deadline for deadline in deadlines if deadline is not None], default=None)
+        return earlier(earlier(self._acks.deadline, self._sending.deadline), self._incoming.deadline)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""

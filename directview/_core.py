@@ -2,7 +2,8 @@
 
 Calls are made on any thread: serialised there, numbered under a lock, put into an inbox, and the loop is
 woken once per burst (a portal call for each was measured at 5,300 submissions/s, this at 131,000). All else
-happens on the loop's thread.
+happens on the loop's thread. A call that is made there by a task, when there is no other, is sent at once;
+and so are many, a few dozen at a time, so that engines begin while the others are being made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from directview._balancing_tasks import Task
+from directview._client_calls import earlier
 from directview._client_receiving import Adjacent
 from directview._client_state import (
     Answered,
@@ -33,41 +35,31 @@ from directview._client_state import (
     Printed,
     Sent,
 )
+from directview._delivering import Deliveries, place
 from directview._dispatching import ANYWHERE, Dispatching, Wishes
-from directview._engine_error import engine_error
 from directview._loop_watch import LoopWatch
 from directview._memory import Memory
-from directview._metadata import CallMetadata
 from directview._observers import Observers
 from directview._trace_writing import tracer_of
 from directview.connection import ConnectionInfo
 from directview.errors import (
     ClientClosed,
     ControllerLost,
-    RemoteError,
-    SerializationError,
-    TaskAborted,
 )
 from directview.partition import Joining
-from directview.reply import ExecuteReply
 from directview.result import AsyncResult
 from directview.wire.arena import arena
 from directview.wire.curve import CurveKeys
-from directview.wire.exceptions import rebuild
 from directview.wire.host import proof
 from directview.wire.link import CLIENT
 from directview.wire.messages import (
-    ABORTED,
-    OK,
     PROTOCOL_VERSION,
-    EngineInfo,
     Engines,
     Hello,
     Message,
     Stop,
     Welcome,
 )
-from directview.wire.objects import loads
 from directview.wire.parcels import Parcel
 from directview.wire.postmortem import deaths
 from directview.wire.session import Session
@@ -77,16 +69,17 @@ __all__ = ["Core", "Request"]
 log: Final = logging.getLogger("directview.client")
 
 _FAREWELL: Final = 1.0
-_STREAMS: Final = ("stdout", "stderr")
-_STATUS: Final = {OK: "ok", ABORTED: "aborted"}
+_BURST: Final = 64
+"""Calls that are sent together, where the loop's thread goes on making calls."""
 
 Slots = tuple[tuple[int, int], ...]
 """(seq, engine id) of the calls that make up one result."""
 Request = tuple[tuple[int, ...], Parcel]
 """What one call consists of: its targets and its payload."""
+_Posted = Callable[[], None] | tuple[Sequence[Request], Slots, str, AsyncResult[Any]]
 
 
-class Core:
+class Core(Deliveries):
     """Everything of a client that lives on its loop. Made on that loop's thread.
 
     Args:
@@ -104,8 +97,10 @@ class Core:
         self._state = ClientState(self.uuid, memory=arena())
         self.lock = threading.Lock()
         self._seqs = itertools.count(1)
-        self._inbox: list[Callable[[], None] | tuple[Sequence[Request], Slots, str, AsyncResult[Any]]] = []
+        self._inbox: list[_Posted] = []
         self._woken = False
+        self._sending = False
+        """Calls are being sent in the middle of a turn."""
         self._queries: dict[int, concurrent.futures.Future[Any]] = {}
         self._query_numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
@@ -117,10 +112,8 @@ class Core:
         self.watch = LoopWatch(log, "the client's loop", level=logging.INFO)
         """To be started where the loop is the client's own. A burst of calls may keep it for a while, so
         it is no warning, which a program without logging would print."""
-        self.engines: dict[int, EngineInfo] = {}
-        self.returning: frozenset[int] = frozenset()
-        """ids of engines that have died and in whose place others are being started."""
-        """The engines there are; replaced, never changed in place, so any thread may read it."""
+        self.engines = {}
+        self.returning = frozenset()
         keys = None
         if info.server_public and info.public and info.secret:
             keys = CurveKeys(info.server_public, info.public, info.secret)
@@ -268,7 +261,38 @@ class Core:
         if time_limit is not None:
             until = time.monotonic() + time_limit
             self._inbox.append(lambda: self._limit(result, time_limit, until))
-        self._wake()
+        if not self._sent_at_once(requests):
+            self._wake()
+
+    def _sent_at_once(self, requests: Sequence[Request]) -> bool:
+        """Send the inbox now and not at the end of the turn, if this is a time for it. Under the lock.
+
+        Args:
+            requests: the last ones in it.
+
+        Returns:
+            Whether nothing is left for a turn to do.
+        """
+        inbox = self._inbox
+        if len(inbox) < _BURST and (self._woken or len(inbox) > 1 or self._state.calls):
+            return False
+        # Only inside of a task is nobody in the middle of changing the state machine, but for ourselves.
+        if (
+            threading.get_ident() != self.thread
+            or self._sending
+            or asyncio.current_task(self.loop) is None
+            or self._session.link is None
+            or any([callable(item) for item in inbox])
+        ):
+            return False
+        self._sending = True
+        try:
+            self._inbox = []
+            self._take(inbox)
+            self._send()
+        finally:
+            self._sending = False
+        return all([id in self.engines for targets, _ in requests for id in targets])
 
     def submit_tasks(
         self,
@@ -291,6 +315,7 @@ class Core:
         """
         self.submit((), slots, name, result, time_limit)
         self._inbox.append(lambda: self.balanced.submit(parcels, name, result, wishes))
+        self._wake()
 
     def call_engines(self, given: Sequence[tuple[Task, int]]) -> None:
         """Submit the calls by which engines are given tasks. On the loop's thread.
@@ -331,13 +356,6 @@ class Core:
             result._timer = self.loop.call_later(
                 max(0.0, until - time.monotonic()), result._out_of_time, seconds
             )
-
-    def _settled(self, result: AsyncResult[Any]) -> None:
-        """Its last slot has been answered."""
-        if result._timer is not None:
-            result._timer.cancel()
-            result._timer = None
-        self.memory.ended(result)
 
     def check_controller(self) -> None:
         """Raise ControllerLost if there is no controller any more."""
@@ -395,39 +413,42 @@ class Core:
 
     # --- the loop's side ------------------------------------------------------------------------------
 
-    def _take_inbox(self) -> None:
-        with self.lock:
-            self._woken = False
-            inbox, self._inbox = self._inbox, []
+    def _take(self, inbox: Sequence[_Posted]) -> None:
         for item in inbox:
             if callable(item):
                 item()
             else:
                 self._submit(*item)
 
+    def _take_inbox(self) -> None:
+        with self.lock:
+            self._woken = False
+            inbox, self._inbox = self._inbox, []
+        self._take(inbox)
+
     def _turn(self) -> None:
         """End of a turn: send what is to be sent, report what has happened, set the timer."""
-        if self._inbox:
-            self._take_inbox()
-        else:
-            self._woken = False
-        self._process(self._state.events())
-        self.balanced.turn()
+        self._take_inbox()
+        state, balanced = self._state, self.balanced
+        self._process(state.events())
+        balanced.turn()
         if self._session.link is not None:
-            send = self._session.send
-            for message, frames in self._state.flush():
-                send(message, frames)
+            self._send()
         elif self._stopped:
             self._abandon()
-        self._process(self._state.events())
-        if self.balanced.changed:
+        self._process(state.events())
+        if balanced.changed:
             with self.lock:
                 self._wake()
         self._set_timer()
 
+    def _send(self) -> None:
+        send = self._session.send
+        for message, frames in self._state.flush():
+            send(message, frames)
+
     def _set_timer(self) -> None:
-        deadlines = (self._state.next_deadline(), self.balanced.next_deadline())
-        deadline = min([at for at in deadlines if at is not None], default=None)
+        deadline = earlier(self._state.next_deadline(), self.balanced.next_deadline())
         if deadline is not None and (self._timer is None or deadline < self._timer_at) and not self._closed:
             if self._timer is not None:
                 self._timer.cancel()
@@ -450,17 +471,18 @@ class Core:
 
     def _process(self, events: Sequence[Event]) -> None:
         for event in events:
+            if type(event) is Ended:  # nearly all: not to go through the patterns
+                if type(event.call.context) is not Task or self.balanced.ended(event):
+                    self._deliver(event)
+                continue
             match event:
-                case Ended(call):
-                    if type(call.context) is not Task or self.balanced.ended(event):
-                        self._deliver(event)
                 case Gone():
                     self._deliver_gone(event)
                 case Sent(call):
                     if type(call.context) is not Task:  # which may have to be sent to another engine
                         call.context[0]._mark_sent()
                 case Printed(call, id, stream, text):
-                    result, index = _place(call, id)
+                    result, index = place(call, id)
                     result._output(index, stream, text)
                 case EnginesChanged(message):
                     self._note_returning(message)
@@ -476,84 +498,6 @@ class Core:
                 future.set_result(value)
             else:
                 future.set_exception(ValueError(str(value)))
-
-    def _deliver(self, event: Ended) -> None:
-        result, index = _place(event.call, event.engine)
-        item = event.item
-        metadata = self._metadata(event)
-        if event.problem is not None:
-            error: Exception = SerializationError(f"the result can't be read: {event.problem}")
-            result._deliver_error(index, metadata, error)
-        elif item.status == OK and event.parcel is not None:
-            ((data, buffers),) = event.parcel.objects()
-            result._size += item.nbytes + event.parcel.size
-            try:
-                value = loads(data, buffers)
-            except Exception as error:  # noqa: BLE001 - whatever the value's own code raises
-                result._deliver_error(index, metadata, _unreadable(error, event))
-            else:
-                if type(value) is ExecuteReply:
-                    # Output travels by itself, while the source runs; all of it is here before the reply.
-                    value.stdout, value.stderr = (result._of_slot(index, name) for name in _STREAMS)
-                result._deliver(index, metadata, value)
-        elif item.status == ABORTED:
-            result._deliver_error(index, metadata, TaskAborted(f"{event.call.name} was cancelled"))
-        else:
-            result._deliver_error(index, metadata, self._remote_error(event))
-        self.delivered(result, index)
-
-    def delivered(self, result: AsyncResult[Any], index: int) -> None:
-        """A slot of `result` has been answered."""
-        if not result._missing:
-            self._settled(result)
-        if self.balanced.gated:
-            self.balanced.note(result, index)
-
-    def _remote_error(self, event: Ended) -> Exception:
-        if event.parcel is None:
-            return RemoteError("RemoteError", "the engine reported a failure without saying which")
-        ((data, _),) = event.parcel.objects()
-        try:
-            return rebuild(event.parcel.options, data or None)
-        except Exception as error:  # noqa: BLE001
-            return _unreadable(error, event)
-
-    def _metadata(self, event: Ended) -> CallMetadata:
-        item = event.item
-        ran = item.started > 0.0
-        return CallMetadata(
-            event.engine,
-            self._uuid_of(event.engine),
-            item.started if ran else None,
-            item.completed if ran else None,
-            time.time(),
-            _STATUS.get(item.status, "error"),
-        )
-
-    def _uuid_of(self, id: int) -> str:
-        info = self.engines.get(id)
-        return info.uuid.hex() if info is not None else ""
-
-    def _deliver_gone(self, event: Gone) -> None:
-        if event.uuid:
-            # Whoever learns of the death from this call finds the engine gone, or knows that one is to come.
-            if event.postmortem.returns:
-                self.returning |= {event.engine}
-            self.engines = {id: info for id, info in self.engines.items() if info.uuid != event.uuid}
-        task = event.call.context if type(event.call.context) is Task else None
-        ended, reason = (True, event.reason) if task is None else self.balanced.gone(event)
-        result, index = _place(event.call, event.engine)
-        error: Exception
-        if self._stopped:
-            error = (ClientClosed if self._closed else ControllerLost)(self._stopped)
-        else:
-            error = engine_error(event, reason)
-        if task is not None and not ended:
-            task.context.error = error
-            return
-        metadata = CallMetadata(event.engine, event.uuid.hex(), None, None, time.time(), "error")
-        result._deliver_error(index, metadata, error)
-        self.delivered(result, index)
 
     # --- engines --------------------------------------------------------------------------------------
 
@@ -580,20 +524,3 @@ class Core:
                     raise ControllerLost(self._stopped)
                 self._engines_changed.clear()
                 await self._engines_changed.wait()
-
-
-def _place(call: Call, engine: int) -> tuple[AsyncResult[Any], int]:
-    """The result that a call on this engine belongs to, and its slot there."""
-    if type(call.context) is Task:
-        return call.context.context.result, call.context.context.index
-    result, first, places = call.context
-    return result, first if places is None else places[engine]
-
-
-def _unreadable(error: Exception, event: Ended) -> SerializationError:
-    trouble = SerializationError(
-        f"the result of {event.call.name} from engine {event.engine} can't be loaded here: "
-        f"{type(error).__name__}: {error}"
-    )
-    trouble.__cause__ = error
-    return trouble
