@@ -280,6 +280,14 @@ def share(peer: Peer, functions: Functions, params: Params, repetitions: int) ->
     return Seconds(times)
 
 
+def call_shared(peer: Peer, functions: Functions, params: Params, repetitions: int) -> Seconds:
+    """A call on all engines with an array as argument that has been shared before."""
+    array = _array(params["bytes"])
+    call = peer.shared_caller(functions.size, array)
+    _check(set(call()) == {array.nbytes}, "share: an engine sees something else")
+    return Seconds(_repeat(call, repetitions))
+
+
 # --- other objects ----------------------------------------------------------------------------------------
 
 
@@ -355,6 +363,7 @@ OPERATIONS: Mapping[str, Callable[[Peer, Functions, Params, int], Seconds]] = {
         push_to_one,
         apply_argument,
         share,
+        call_shared,
         echo,
         growth,
         simulated,

@@ -132,6 +132,10 @@ class Peer:
         """Set `name` to the whole of `array` on all engines, read-only, in memory that all of them see."""
         self._refuse("share")
 
+    def shared_caller(self, f: Callable[[Any], Any], array: Array) -> Callable[[], Sequence[Any]]:
+        """Something that calls `f` on all engines with an array that they have been given to share before."""
+        self._refuse("share")
+
     def pull(self, name: str) -> Sequence[Array]:
         """What `name` is on each engine."""
         self._refuse("pull")

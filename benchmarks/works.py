@@ -279,6 +279,15 @@ def _transfers() -> Iterable[Work]:
         amount=100 * MB * ENGINES,
     )
     yield Work(
+        "call-shared-100MB",
+        "call on each of 4 with 100 MB shared before",
+        Kind.THROUGHPUT,
+        "call_shared",
+        _reps(5, 15, 30),
+        {"bytes": 100 * MB},
+        amount=100 * MB * ENGINES,
+    )
+    yield Work(
         "push-1GB-to-1",
         "push 1 GB to one engine",
         Kind.THROUGHPUT,

@@ -125,6 +125,10 @@ class RayPeer(Peer):
     def share(self, name: str, array: Array) -> None:
         self.push(name, array, None)  # which it always does by sharing
 
+    def shared_caller(self, f: Callable[[Any], Any], array: Array) -> Callable[[], Sequence[Any]]:
+        get, known, shared = self._ray.get, self._ray.put(f), self._ray.put(array)
+        return lambda: get([actor.call.remote(known, shared) for actor in self._actors])
+
     def pull(self, name: str) -> Sequence[Array]:
         pulled: Sequence[Array] = self._ray.get([a.get.remote(name) for a in self._actors])
         return pulled
