@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 __all__ = ["THRESHOLD", "LoopWatch"]
@@ -35,6 +36,7 @@ class LoopWatch:
             engine. Asked on another thread.
         threshold: seconds.
         level: at which to say it.
+        signals: to be delivered on the watching thread, if all others block them.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class LoopWatch:
         excused: Callable[[], bool] = lambda: False,
         threshold: float = THRESHOLD,
         level: int = logging.WARNING,
+        signals: Collection[int] = (),
     ) -> None:
         self._logger = logger
         self._what = what
         self._excused = excused
         self._threshold = threshold
         self._level = level
+        self._signals = signals
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +109,8 @@ class LoopWatch:
     # --- on the thread --------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
+        if self._signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         asleep = time.monotonic()
         while not self._stop.wait(self._threshold):
             now = time.monotonic()

@@ -25,7 +25,7 @@ from directview._log_writing import ProcessLog
 from directview._loop_watch import LoopWatch
 from directview._trace_writing import tracer_of
 from directview.engine import _forked, _output
-from directview.engine._interrupt import Interrupts
+from directview.engine._interrupt import STACK_SIGNAL, Interrupts
 from directview.engine._namespace import Namespace
 from directview.engine._on_start import ON_START, run_on_start
 from directview.engine._outbox import Outbox
@@ -81,7 +81,9 @@ class EngineShell:
         self._log: ProcessLog | None = None
         self._stacks: Stacks | None = None
         self._tracer = tracer_of("engine", options.connection, f"engine-{options.uuid[:12]}")
-        self._watch = LoopWatch(log, "the engine's loop", lambda: self._working or self._steps.plain)
+        self._watch = LoopWatch(
+            log, "the engine's loop", lambda: self._working or self._steps.plain, signals=(STACK_SIGNAL,)
+        )
         self._open_files()
 
     def _open_files(self) -> None:

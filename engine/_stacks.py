@@ -4,6 +4,10 @@
 interpreter's lock nor anybody's permission, and the function that runs does not notice. (py-spy sees as much,
 but most systems let only root use it on a process that isn't a child.) Behind it asyncio's own handler runs
 as soon as the loop turns, and adds where each coroutine waits. The file is then complete, and says so.
+
+A signal interrupts what its thread waits for in the kernel; C code that sleeps or polls may take that for the
+end of its waiting (libc's `sleep` does). So the thread that runs the calls blocks this signal, and with it
+the threads that they start, and it is delivered on a thread of ours.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ class Stacks:
             ignore_stack_signal()
             return
         loop.add_signal_handler(STACK_SIGNAL, self._write_tasks, loop)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (STACK_SIGNAL,))
         # `chain`: asyncio's handler, which was there before, runs as well.
         faulthandler.register(STACK_SIGNAL, self._file, all_threads=True, chain=True)
 
@@ -60,6 +65,7 @@ class Stacks:
         if self._file is not None:
             faulthandler.unregister(STACK_SIGNAL)
             ignore_stack_signal()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (STACK_SIGNAL,))
             self._file.close()
             self._file = None
 

@@ -166,6 +166,25 @@ def test_the_stack_of_a_blocked_engine_shows_its_function(rc: Client, tmp_path: 
     assert "-- coroutines: 0" in again[1]
 
 
+def test_c_code_that_holds_the_interpreters_lock_is_looked_at_and_does_not_notice(
+    rc: Client, tmp_path: Path
+) -> None:
+    def sleeps_in_c(path: str) -> int:
+        import ctypes
+        import pathlib
+
+        pathlib.Path(path).touch()
+        left: int = ctypes.PyDLL(None).sleep(2)  # which a signal would end, with what is left of it
+        return left
+
+    mark = tmp_path / "running"
+    call = rc[0].apply_async(sleeps_in_c, str(mark))
+    until(mark.exists, "the call")
+    text = rc.stack(0)[0]
+    assert call.get(DEADLINE) == 0
+    assert "in sleeps_in_c" in text
+
+
 def test_the_stack_of_a_coroutine_shows_where_it_waits(rc: Client, tmp_path: Path) -> None:
     mark = tmp_path / "running"
     call = rc[1].apply_async(waits_inside, str(mark))
