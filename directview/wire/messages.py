@@ -44,6 +44,7 @@ header and frames untouched.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -444,7 +445,7 @@ def _calls(value: Any) -> tuple[CallItem, ...]:
                 fail("an engine id", target)
         if len(targets) > 1 and len(set(targets)) != len(targets):
             fail("different targets", targets)
-        items.append(CallItem(seq, targets, name, flags, nbytes, nframes, body))
+        items.append(tuple.__new__(CallItem, item))
     return tuple(items)
 
 
@@ -473,7 +474,7 @@ def _results(value: Any) -> tuple[ResultItem, ...]:
             or not 0 <= nframes <= MAX_FRAMES
         ):
             fail("a result", item)
-        items.append(ResultItem(seq, status, started, completed, nbytes, nframes, body))
+        items.append(tuple.__new__(ResultItem, item))
     return tuple(items)
 
 
@@ -546,7 +547,8 @@ def decode(header: bytes | memoryview) -> Message:
     if len(fields) != len(checks) + 1:
         raise ProtocolError(f"{make.__name__} has {len(checks)} fields, got {len(fields) - 1}")
     try:
-        return make(*[check(field) for check, field in zip(checks, fields[1:], strict=True)])  # type: ignore[no-any-return]
+        # Without a frame of Python's own for the list and for the tuple's `__new__`: every message comes by.
+        return tuple.__new__(make, map(operator.call, checks, fields[1:]))  # type: ignore[no-any-return]
     except ProtocolError as error:
         raise ProtocolError(f"{make.__name__}: {error}") from None
 
