@@ -22,14 +22,14 @@ KEPT_BYTES: Final = 1 << 20
 ENDED: Final = 32
 """Engines and clients that have ended whose files are kept."""
 
-_OF_A_PROCESS: Final = re.compile(r"\A((?:engine|client)-[0-9a-f]+)\.(?:log|jsonl|stack)")
+_OF_A_PROCESS: Final = re.compile(r"\A((?:engine|client)-[0-9a-f-]+)\.(?:log|jsonl|stack|trace)")
 
 
 def tidy(folder: Path, living: Collection[str]) -> None:
     """Cut what is too large, and remove what is too old.
 
     Args:
-        folder: where the logs are; it may be gone.
+        folder: where logs or traces are; it may be gone.
         living: the names of the engines' files, up to the dot, that are not to be removed.
     """
     ended: dict[str, list[tuple[float, Path]]] = {}

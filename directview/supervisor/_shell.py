@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
+from directview._trace_writing import TRACE_FOLDER
 from directview.folders import TAKEOVER_FILES, remove_folder, socket_path, stop_reason_file
 from directview.supervisor._control import ControlServer
 from directview.supervisor._controller import ControllerProcess
@@ -165,7 +166,9 @@ class Supervisor:
         return 0
 
     def _tidy_logs(self) -> None:
-        tidy(Path(self.options.folder), {f"engine-{uuid.hex()[:12]}" for uuid in self.machine.engines})
+        living = {f"engine-{uuid.hex()[:12]}" for uuid in self.machine.engines}
+        for folder in (Path(self.options.folder), Path(self.options.folder) / TRACE_FOLDER):
+            tidy(folder, living)
         self._tidying = self._loop.call_later(TIDY_SECONDS, self._tidy_logs)
 
     async def _serve(self) -> None:

@@ -229,7 +229,7 @@ def test_what_c_code_writes_is_cut_and_its_end_is_kept(
 def test_of_engines_that_have_ended_the_latest_files_are_kept(tmp_path: Path) -> None:
     names = [f"engine-{number:012x}" for number in range(ENDED + 5)]
     for age, name in enumerate(reversed(names)):
-        for kind in ("log", "jsonl", "jsonl.1", "stack"):
+        for kind in ("log", "jsonl", "jsonl.1", "stack", "trace"):
             path = tmp_path / f"{name}.{kind}"
             path.touch()
             os.utime(path, (1e9 - age, 1e9 - age))

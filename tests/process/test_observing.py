@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -383,3 +384,26 @@ def test_a_report_of_a_cluster_that_does_not_run_says_so(own_folders: Path) -> N
     found = json.loads(said("report", "--profile", "nobodys"))
     assert "there is no cluster of profile 'nobodys'" in found["cluster"]["error"]
     assert found["machine"]["cores"]
+
+
+# --- metrics -----------------------------------------------------------------------------------------
+
+
+def test_prometheus_finds_a_clusters_figures_at_this_machine_only(own_folders: Path) -> None:
+    pytest.importorskip(
+        "prometheus_client", reason="prometheus_client is not installed: the extra directview[metrics]"
+    )
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    with Cluster(n=1, metrics=port) as rc:
+        assert rc[0].apply_async(abs, -1).get(DEADLINE) == 1
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as answer:
+            text = answer.read().decode()
+        bound = {
+            (connection.laddr.ip, connection.laddr.port)
+            for connection in psutil.Process(rc._info.pid).net_connections("inet")
+        }
+    assert "directview_calls_total 1.0" in text
+    assert 'directview_engine_completed_calls_total{engine="0"} 1.0' in text
+    assert bound == {("127.0.0.1", port)}
