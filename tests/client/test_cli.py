@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -12,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from directview import cli, connection, folders
+from directview import Client, cli, connection, folders
 from directview.connection import ConnectionInfo
 from directview.errors import LaunchError
 
@@ -297,3 +299,60 @@ def test_a_controller_alone_and_an_engine_alone() -> None:
             controller.kill()
             engine.kill()
     assert "no clusters" in run("list").output
+
+
+@pytest.mark.process
+def test_a_controller_that_died_is_replaced_by_hand() -> None:
+    """The same command takes over: same cluster, same engine with its namespace, and the client stays."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> subprocess.Popen[str]:
+            process = stack.enter_context(command(*arguments))
+            stack.callback(process.kill)
+            return process
+
+        first = start("controller", "--profile", "hand", "--resilient", "--ip", "127.0.0.1")
+        path = folders.profile_folder("hand") / "client.json"
+        until(path.exists, "its file")
+        before = json.loads(path.read_text())
+        start("engine", "--profile", "hand")
+        with Client(profile="hand", timeout=DEADLINE) as rc:
+            rc.wait_for_engines(1, DEADLINE)
+            rc[0].push({"kept": 7}, block=True)
+            first.kill()
+            first.wait(DEADLINE)
+            second = start("controller", "--profile", "hand")
+            assert rc[0].pull_async("kept").get(DEADLINE) == 7
+            after = json.loads(path.read_text())
+            assert (after["pid"], second.pid) != (before["pid"], first.pid)
+            same = ("cluster_id", "ipc", "tcp", "server_public", "public", "secret", "resilient")
+            assert [after[name] for name in same] == [before[name] for name in same]
+            assert rc.ids == [0]
+        assert run("stop", "--profile", "hand").exit_code == 0
+        out, _ = second.communicate(timeout=DEADLINE)
+        assert f"taking over cluster {before['cluster_id']} from a controller that has died" in out
+        assert second.returncode == 0
+        assert not [name for name in folders.TAKEOVER_FILES if (path.parent / name).exists()]
+
+
+@pytest.mark.process
+def test_a_resilient_cluster_looks_after_its_controller_itself() -> None:
+    """Another one, started by hand, would get in its way."""
+    with command("start", "-n", "0", "--profile", "watched", "--resilient") as process:
+        try:
+            assert process.stdout is not None
+            until(lambda: process.stdout is None or "Ctrl-C" in process.stdout.readline(), "the start")
+            refused = run("controller", "--profile", "watched")
+            assert refused.exit_code == 1
+            assert "looks after its controller itself" in refused.output
+            assert "directview stop --profile watched" in refused.output
+            assert run("stop", "--profile", "watched").exit_code == 0
+            process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+
+
+def test_new_keys_need_a_word() -> None:
+    found = run("keys", "--disconnect")
+    assert found.exit_code == 2
+    assert "--disconnect needs --rotate" in found.output
