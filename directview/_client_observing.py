@@ -80,7 +80,7 @@ class Observing(Hub):
                 these. None: the last call.
 
         Returns:
-            `Step`s in order of time: ``time``, ``place``, ``what``, ``msg_id``.
+            A list of `Step`, in order of time: each has ``time``, ``place``, ``what`` and ``msg_id``.
 
         Raises:
             KeyError: nothing is known of such a call.
