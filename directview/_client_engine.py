@@ -52,8 +52,8 @@ class KnownEngine:
 
     @property
     def open(self) -> bool:
-        """New calls may be sent: they would not overtake any that are to be sent again."""
-        return not self.awaiting and not self.asked
+        """New calls may be sent: it lives, and they would not overtake any that are to be sent again."""
+        return not self.awaiting and not self.asked and not self.dead
 
     def begin_to_ask(self, mark: int) -> None:
         """It is asked about all its calls: what was on the way to it and from it doesn't count."""

@@ -37,8 +37,9 @@ from directview.testing.chaos._processes import MARK, Program
 
 __all__ = ["Series", "SoakReport", "soak"]
 
-_WARM: Final = 180.0
-"""Seconds of warming up, at most; of a short run, two fifths."""
+_WARM: Final = 480.0
+"""Seconds of warming up, at most; of a short run, two fifths. Large arrays of many sizes at many times leave
+holes in the heap, and those took eight minutes until they were enough for all that came."""
 _SLACK_MB: Final = 4.0
 _SLACK_PART: Final = 0.05
 """What a process may grow by, from the beginning of the line to its end: the larger of the two."""

@@ -568,6 +568,21 @@ def test_a_dead_engine_ends_its_calls_and_says_which_may_have_run() -> None:
     assert list(state.calls) == [5]
 
 
+def test_a_dead_engine_is_sent_nothing_more() -> None:
+    """What the credit had held back has not run, and says so."""
+    state = client(0, credit=(1, 1 << 20))
+    for _ in range(3):
+        call(state, 0)
+    said(state)
+    uuid = info(0).uuid
+    hear(state, Lost(ME, 0, uuid, -9, "killed", (1,), ()))
+    call(state, 0)
+    assert submitted(said(state)) == []
+    events = hear(state, Engines((), ((0, uuid, -9, "killed"),)))
+    gone = [(event.call.seq, event.started) for event in events if isinstance(event, Gone)]
+    assert gone == [(2, False), (3, False), (4, False)]
+
+
 def test_another_engine_under_the_same_id_gets_none_of_the_old_calls() -> None:
     state = client(0)
     call(state, 0)

@@ -147,8 +147,8 @@ class Life:
             ledger=str(self.ledger),
             record=str(self.folder / f"{name}.jsonl"),
             seed=f"{self.seed} {self.episode.number} {name}",
-            patience=_PATIENCE if self.episode.ending == "stop" else _FATAL / 2.5,
-            reconnect_timeout=_PATIENCE if self.episode.ending == "stop" else _FATAL / 2.5,
+            patience=_PATIENCE if self.episode.ending == "stop" else _FATAL * 0.8,
+            reconnect_timeout=_PATIENCE if self.episode.ending == "stop" else _FATAL * 0.3,
         )
         run = "import sys; from directview.testing.chaos._client import main; sys.exit(main())"
         arguments = ["-c", run, json.dumps(dataclasses.asdict(options))]
