@@ -115,6 +115,16 @@ def test_exactly_the_large_buffers_travel_beside(sizes: list[int]) -> None:
 # --- buffers --------------------------------------------------------------------------------------------
 
 
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats()
+
+
+@settings(deadline=None)
+@given(st.lists(ATOMS, max_size=4).map(tuple), ATOMS)
+def test_the_short_way_for_plain_values_makes_the_same_pickle(args: tuple[Any, ...], value: Any) -> None:
+    assert dumps(value).data == objects.dumps_whole(value)
+    assert objects.dump_arguments(args, {}).data == objects.dumps_whole((args, {}))
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_large_array_is_not_copied(order: Any) -> None:
     array = np.asarray(np.arange(40_000.0).reshape(200, 200), order=order)
