@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from directview.prepickled import PrePickled
     from directview.reply import ExecuteReply
     from directview.result import AsyncMapResult, AsyncResult
+    from directview.sharing import Shared
     from directview.streams import Stream
     from directview.view import BroadcastView, DirectView, EngineView, Many, One
 

@@ -345,7 +345,8 @@ class Core(Deliveries):
             if len(targets) > 1:
                 places = {id: first + index for index, id in enumerate(targets)}
             call = Call(slots[first][0], name, targets, parcel, (result, first, places))
-            if places is not None and type(result._join) is Joining and result._join.dist == "b":
+            join = result._join
+            if places is not None and isinstance(join, Joining) and join.dist == "b":
                 call.adjacent = Adjacent(targets)
             self._state.submit(call)
             first += len(targets)

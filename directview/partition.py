@@ -129,7 +129,7 @@ class Joining:
     __slots__ = ("dist",)
 
     def __init__(self, dist: Dist) -> None:
-        self.dist = dist
+        self.dist: Dist = dist
 
     def __call__(self, parts: Iterable[Any]) -> Any:
         """The parts put together."""

@@ -52,6 +52,7 @@ class EngineHost(Protocol):
 
     def peak_of(self, uuid: bytes) -> int:
         """The most bytes of memory that an engine had, asked once, when it has ended; 0 if nobody knows."""
+        ...
 
     def log_of(self, uuid: bytes) -> Path | None:
         """Where an engine's descriptors 1 and 2 go; None if that is not known."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgpack
 
@@ -276,7 +276,8 @@ def seeds(name: str) -> list[bytes]:
         )
         return [json.dumps(info.to_dict()).encode()]
     if name == "failure":
-        return [msgpack.packb({"ename": "ValueError", "evalue": "x", "traceback": "t", "engine_info": {}})]
+        failure = {"ename": "ValueError", "evalue": "x", "traceback": "t", "engine_info": {}}
+        return [cast(bytes, msgpack.packb(failure))]
     whose = {"controller": b"", "engine": _ENGINES[0], "client": _ME}[name]
     parts = heard[whose]
     return [joined(parts[start : start + 6]) for start in range(0, len(parts), 3)] + [joined(parts)]

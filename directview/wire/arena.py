@@ -81,6 +81,7 @@ class Reader(Protocol):
 
     def read(self, place: int, size: int, take: Callable[[memoryview], None]) -> bool:
         """Have `take` copy a piece out; False if the place holds something else by now, or did meanwhile."""
+        ...
 
 
 def _limit() -> int:

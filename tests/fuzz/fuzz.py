@@ -7,15 +7,17 @@ corpus, and printed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def fuzz(target: str, corpus: Path, seconds: int) -> None:
     """Fuzz one target in this process; doesn't return."""
-    import atheris
+    atheris: Any = importlib.import_module("atheris")
 
     with atheris.instrument_imports(include=["directview"]):
         from directview.testing.fuzzing import TARGETS, seeds

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import msgpack
 import numpy as np
@@ -176,7 +177,7 @@ def test_what_is_no_arena_is_not_opened(lender: Arena, reference: bytes) -> None
 def test_an_arena_with_another_token_is_not_opened(lender: Arena) -> None:
     """Its process may have ended, and another have its number."""
     *where, token = msgpack.unpackb(lender.reference)
-    forged = msgpack.packb((*where, bytes(len(token))))
+    forged = cast(bytes, msgpack.packb((*where, bytes(len(token)))))
     assert Arena(limit=SLOT, slot_bytes=SLOT).open(forged) is None
 
 

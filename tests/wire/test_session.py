@@ -173,7 +173,8 @@ def test_a_handshake_that_fails(
 
     One that ends without a word is tried again, but not for long.
     """
-    peer = Peer(monkeypatch, *[fate] * attempts)
+    fates: list[Fate] = [fate] * attempts
+    peer = Peer(monkeypatch, *fates)
 
     async def main() -> None:
         with pytest.raises(error, match=text):
