@@ -112,17 +112,27 @@ def _readable(file: Any) -> bool:
     return bool(select.select([file], [], [], 0.1)[0])
 
 
+def dies_of_itself(words: str) -> None:
+    os.write(2, words.encode())
+    os._exit(3)
+
+
 def test_an_engines_end_is_told_with_its_reason(own_folders: Path) -> None:
     """Of a cluster without a name too, which is found by its id as long as it lives."""
     with Cluster(n=1) as rc:
         assert rc.cluster is not None
-        rc[0].apply(__import__("os")._exit, 3).wait(DEADLINE)
+        rc[0].apply(dies_of_itself, "sesame").wait(DEADLINE)
 
         def told() -> str:
             text = said("logs", "--cluster-id", rc.cluster.cluster_id if rc.cluster else "")
             return text if "engine 0 is gone: exited with code 3" in text else ""
 
         assert "supervisor" in until(told, "the end")
+        text = said("report", "--cluster-id", rc.cluster.cluster_id)
+        (death,) = json.loads(text)["cluster"]["deaths"]
+    assert death["exit_code"] == 3
+    assert "dies_of_itself" not in text
+    assert "sesame" not in text
 
 
 # --- stacks ------------------------------------------------------------------------------------------
