@@ -73,12 +73,14 @@ class AdapterProcess:
         self._buffer = b""
         with log.open("ab") as printed:
             # -P: this folder's parent is importable by PYTHONPATH only, in the peer's own processes too.
+            # A session of its own: mpich's process manager kills its whole process group if a rank ends badly.
             self._process = subprocess.Popen(
                 [python, "-P", "-m", "benchmarks.adapter", peer, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=printed,
                 cwd=log.parent,
+                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": IMPORTABLE, "PYTHONUNBUFFERED": "1", **env},
             )
         try:

@@ -82,6 +82,15 @@ class TestAdapter:
         finally:
             process.end()
 
+    def test_it_has_a_session_of_its_own(self, tmp_path: Path) -> None:
+        """So that a library that kills its whole process group, as mpich does, leaves the harness alive."""
+        process = AdapterProcess(python_for("memcpy", ()), MEMCPY, {}, tmp_path / "log")
+        try:
+            pid = process._process.pid
+            assert os.getsid(pid) == os.getpgid(pid) == pid
+        finally:
+            process.end()
+
     def test_what_a_peer_cannot_do_is_refused_with_its_reason(self, tmp_path: Path) -> None:
         process = AdapterProcess(python_for("memcpy", ()), MEMCPY, {}, tmp_path / "log")
         try:
