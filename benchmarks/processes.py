@@ -73,7 +73,7 @@ class AdapterProcess:
         self._buffer = b""
         with log.open("ab") as printed:
             # -P: this folder's parent is importable by PYTHONPATH only, in the peer's own processes too.
-            # A session of its own: mpich's process manager kills its whole process group if a rank ends badly.
+            # A session of its own: mpich's process manager kills its process group when a rank ends badly.
             self._process = subprocess.Popen(
                 [python, "-P", "-m", "benchmarks.adapter", peer, str(os.getpid())],
                 stdin=subprocess.PIPE,
