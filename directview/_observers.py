@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 from asyncio import AbstractEventLoop
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from directview.events import EngineEvent, EngineEvents
 from directview.wire.messages import EngineInfo, Engines
@@ -17,6 +18,8 @@ __all__ = ["Observers"]
 
 _Entry: TypeAlias = tuple[str, Callable[[EngineEvent], object], AbstractEventLoop | None]
 """A kind of events, whom to call, and the loop that is to do it."""
+
+_REMEMBERED: Final = 256
 
 logger = logging.getLogger("directview")
 
@@ -30,6 +33,8 @@ class Observers:
     def __init__(self) -> None:
         self._known: Mapping[int, EngineInfo] | None = None
         self._seen: set[int] = set()
+        self._gone: deque[bytes] = deque(maxlen=_REMEMBERED)
+        """Engines whose end was told: another controller may tell of it again."""
         self._streams: tuple[EngineEvents, ...] = ()
         self._callbacks: tuple[
             tuple[str, Callable[[EngineEvent], object], AbstractEventLoop | None], ...
@@ -90,11 +95,14 @@ class Observers:
         if message is not None:
             for (_, uuid, code, why), known in deaths(message.left, message.postmortems):
                 left[uuid] = (code, why, known)
-                if known.id >= 0 and uuid not in [info.uuid for info in before.values()]:
+                known_here = uuid in self._gone or uuid in [info.uuid for info in before.values()]
+                if known.id >= 0 and not known_here:
+                    self._gone.append(uuid)
                     info = EngineInfo(known.id, uuid, 0, "", "", b"")
                     self._tell(_event("failed", info, exit_code=code, reason=why, known=known))
         for id, info in before.items():
             if id not in engines or engines[id].uuid != info.uuid:
+                self._gone.append(info.uuid)
                 exit_code, why, known = left.get(info.uuid, (None, reason, NOTHING_KNOWN))
                 self._tell(_event("left", info, exit_code=exit_code, reason=why, known=known))
         for id, info in engines.items():

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -21,7 +22,7 @@ from directview.errors import DirectViewError
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
 from directview.wire.link import LAX
-from directview.wire.messages import PROTOCOL_VERSION, Alive, Goodbye, Hello, Message, Welcome
+from directview.wire.messages import PROTOCOL_VERSION, Alive, Exited, Goodbye, Hello, Message, Welcome
 from directview.wire.session import Session
 
 __all__ = ["LinkUplink"]
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _LINGER: Final = 0.5
 _MAX_WAITING: Final = 10_000
+_REMEMBERED: Final = 256
+_TELL_AGAIN: Final = 60.0
+"""Seconds: longer than a controller that says nothing keeps its connection."""
 RECONNECT_TIMEOUT: Final = 600.0
 """Seconds for which engines elsewhere are kept, in a cluster that outlives its controller and has none."""
 
@@ -48,6 +52,9 @@ class LinkUplink:
         self._session: Session | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: deque[Message] = deque(maxlen=_MAX_WAITING)
+        self._exits: deque[tuple[float, Exited]] = deque(maxlen=_REMEMBERED)
+        """With their times. They are told again on the next connection: the one before may have been dead
+        already, or its controller frozen, when they were sent. Who knows of them ignores them."""
         self._incarnation = 0
 
     def start(
@@ -97,6 +104,11 @@ class LinkUplink:
 
     def _welcomed(self, message: Welcome, on_message: Callable[[Message], None]) -> None:
         self._incarnation = message.incarnation
+        assert self._session is not None
+        since = time.monotonic() - _TELL_AGAIN
+        for at, exited in self._exits:
+            if at > since:
+                self._session.send(exited)
         self._flush()
         on_message(message)
 
@@ -106,6 +118,8 @@ class LinkUplink:
 
     def send(self, message: Message) -> None:
         """Send it, now or on the next connection. What is only true now is sent now or not at all."""
+        if isinstance(message, Exited):
+            self._exits.append((time.monotonic(), message))
         if isinstance(message, Alive) and (self._session is None or self._session.link is None):
             return
         self._waiting.append(message)

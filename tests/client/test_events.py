@@ -11,6 +11,7 @@ import pytest
 from directview._observers import Observers
 from directview.events import EngineEvent
 from directview.wire.messages import EngineInfo, Engines
+from directview.wire.postmortem import NOTHING_KNOWN
 
 
 def engine(id: int, life: int = 1) -> EngineInfo:
@@ -112,3 +113,17 @@ async def test_a_callback_is_called_by_the_loop_that_it_was_given_under(observer
     await asyncio.to_thread(observers.changed, engines(engine(0), engine(1), engine(5)))
     assert await asyncio.wait_for(heard.get(), 30) == 5
     assert threads == [threading.get_ident()]
+
+
+async def test_an_end_is_told_once_though_another_controller_tells_it_again(observers: Observers) -> None:
+    """It knows of the death from the supervisor, and not whom the one before it has told."""
+    stream = observers.stream()
+    known = NOTHING_KNOWN._replace(id=1)
+    death = Engines((), ((1, engine(1).uuid, -9, "killed"),), (known,))
+    observers.changed(engines(engine(0)), death)
+    observers.changed(engines(engine(0)), death)
+    failed = Engines((), ((5, engine(5).uuid, 1, "no module"),), (known._replace(id=5),))
+    observers.changed(engines(engine(0)), failed)
+    observers.changed(engines(engine(0)), failed)
+    observers.close()
+    assert [(event.kind, event.id) async for event in stream] == [("left", 1), ("failed", 5)]
