@@ -69,6 +69,8 @@ _BATCH: Final = 4096
 _OVERHEAD: Final = 64
 """Bytes that a result takes in a header beside its body, at most."""
 _CHOSEN: Final = (BALANCED,)
+MOST_KEPT: Final = 256 << 20
+"""Bytes of results that a client may leave with this engine until it is given no more."""
 _MOST_FORGOTTEN: Final = 65_536
 """Clients that are gone and of which an engine still knows how far it had come with their calls."""
 
@@ -120,10 +122,18 @@ class Call:
         return self.parcel is None or not self.parcel.missing
 
 
+def _size(call: Call) -> int:
+    """Bytes of its result."""
+    parcel = call.result[1] if call.result is not None else None
+    if parcel is None:
+        return 0
+    return parcel.nbytes + (sum([len(chunk) for chunk in parcel.chunks]) if parcel.chunks else 0)
+
+
 class _Client:
     """What is here of one client."""
 
-    __slots__ = ("begun", "calls", "large", "line", "retained", "watermark")
+    __slots__ = ("begun", "calls", "kept", "large", "line", "parked", "retained", "watermark")
 
     def __init__(self, begun: int) -> None:
         self.begun = begun
@@ -136,6 +146,10 @@ class _Client:
         """Calls with chunked payloads that have not started, in order: the first few are granted."""
         self.retained: dict[int, Call] = {}
         """DONE and not acknowledged."""
+        self.kept = 0
+        """Bytes of their results."""
+        self.parked: list[Call] = []
+        """Calls whose turn it was while that was too much, in order."""
         self.watermark = 0
 
 
@@ -314,7 +328,11 @@ class EngineState:
         call = client.retained.pop(seq, None)
         if call is not None:
             del client.calls[seq]
+            client.kept -= _size(call)
             self._drop_result(call)
+            if client.parked and client.kept <= MOST_KEPT:
+                self._queue.extendleft(reversed(client.parked))
+                client.parked.clear()
 
     def _drop_result(self, call: Call) -> None:
         if call.outgoing is not None:
@@ -398,10 +416,17 @@ class EngineState:
     # --- running ------------------------------------------------------------------------------------
 
     def next_call(self) -> Call | None:
-        """The next call to run, in the order in which they arrived; None if there is none."""
+        """The next call to run, in the order in which they arrived; None if there is none.
+
+        A client that takes none of its results, or not as fast as they are made, gets no more for a while.
+        """
         while self._queue:
             call = self._queue.popleft()
             if call.stage is Stage.QUEUED:
+                client = self._clients[call.client]
+                if client.kept > MOST_KEPT:
+                    client.parked.append(call)
+                    continue
                 call.stage = Stage.RUNNING
                 self._not_large(call)
                 return call
@@ -443,6 +468,8 @@ class EngineState:
                 self.lent[call] = None
         call.result = (item, parcel)
         client.retained[call.seq] = call
+        if parcel is not None:
+            client.kept += _size(call)
         if self._connected:
             self._send_result(call)
 

@@ -8,7 +8,7 @@ from directview._client_calls import Stage as ClientStage
 from directview._client_state import ClientState
 from directview.controller._queues import EngineQueue
 from directview.controller._state import Controller
-from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage
+from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage, _size
 
 __all__ = ["check_client", "check_controller", "check_engine", "check_queue", "leftovers"]
 
@@ -48,6 +48,8 @@ def check_engine(state: EngineState) -> None:
             assert call.seq == seq
             assert (call.stage is Stage.DONE) == (seq in client.retained)
             assert (call.result is not None) == (call.stage is Stage.DONE)
+        assert client.kept == sum([_size(call) for call in client.retained.values()])
+        assert not client.parked or client.kept > 0
         if client.line:
             assert not client.line[0].complete
         arriving = [call.seq for call in client.line if call.stage is Stage.ARRIVING]
