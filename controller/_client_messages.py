@@ -138,11 +138,11 @@ def _resume(
     for (id, uuid), seqs in gone.items():
         if id < 0:
             raise ProtocolError("a question to no engine in particular")
-        reason = "it ended while this client was not connected"
-        controller.send_lost(client, id, reason, seqs, (), now, uuid=uuid)
+        exit_code, reason = controller.deaths.how(uuid)
+        controller.send_lost(client, id, reason, seqs, (), now, uuid=uuid, exit_code=exit_code)
         if uuid:
             # It was told of that when it could not hear it, and would think the engine there for ever.
-            controller.send(client.route, Engines((), ((id, uuid, None, reason),)))
+            controller.send(client.route, Engines((), ((id, uuid, exit_code, reason),)))
 
 
 def _ack(

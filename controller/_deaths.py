@@ -34,7 +34,8 @@ class Deaths:
 
     def __init__(self) -> None:
         self._deaths: deque[dict[str, Any]] = deque(maxlen=MOST_DEATHS)
-        self._uuids: OrderedDict[bytes, None] = OrderedDict()
+        self._uuids: OrderedDict[bytes, tuple[int | None, str]] = OrderedDict()
+        """With the exit code and the reason."""
 
     def __contains__(self, uuid: bytes) -> bool:
         """Whether this engine's end has been told, as far as that is remembered."""
@@ -44,7 +45,7 @@ class Deaths:
         self, id: int, uuid: bytes, exit_code: int | None, reason: str, known: Postmortem, when: float
     ) -> None:
         """An engine is dead. `when`: seconds since the epoch. One that ended in order is none of ours."""
-        self._uuids[uuid] = None
+        self._uuids[uuid] = (exit_code, reason)
         if len(self._uuids) > _MOST_UUIDS:
             self._uuids.popitem(last=False)
         if exit_code != 0 and reason:
@@ -62,6 +63,10 @@ class Deaths:
                     "outlook": known.outlook,
                 }
             )
+
+    def how(self, uuid: bytes) -> tuple[int | None, str]:
+        """Exit code and reason of an end, for a client that could not be told of it then."""
+        return self._uuids.get(uuid, (None, "it ended while this client was not connected"))
 
     def told(self) -> Iterable[dict[str, Any]]:
         """As plain data, oldest first."""

@@ -175,6 +175,7 @@ def test_the_history_goes_on(rc: Client) -> None:
         return [record["status"] for record in rc.db_query({"msg_id": msg_id})] == ["ok"]
 
     until(lambda: ended(before.msg_ids[0]), "the record of a call")
+    until(lambda: rc.db_query({"msg_id": after[0].msg_ids[0]}), "that of one that is running")
     kill_controller(rc.cluster)
     after.append(rc[1].apply_async(abs, -1))
     ids = [result.msg_ids[0] for result in (before, *after)]
