@@ -169,12 +169,12 @@ class EngineState:
         self.id = -1
         self.uuid = b""
         self.to_cancel: list[Call] = []
+        """Coroutine calls whose task is to be cancelled; emptied by the shell."""
         self.lent: dict[Call, None] = {}
         """Results whose large buffers are the user's own memory: they are to be read, or kept, before user
         code runs that may change them."""
         self.gone: list[bytes] = []
         """Clients that are gone for good, for the shell to take out: what goes on for them may end."""
-        """Coroutine calls whose task is to be cancelled; emptied by the shell."""
         self._pace = pace
         self._memory = memory
         self._connected = True
