@@ -14,6 +14,7 @@ from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
     BALANCED,
+    DETACHED,
     RESULT,
     Abort,
     Ack,
@@ -89,6 +90,8 @@ def _submit(
             calls, nbytes = engine.queue.put(entry)
             dirty[id] = engine
             client.engines.add(id)
+            if item.flags & DETACHED:
+                controller.heirs.box.submitted(client.uuid, item, id)
             if calls > 1 and (calls > 2 * settings.credit_calls or nbytes > 2 * settings.credit_bytes):
                 raise ProtocolError("more submitted to one engine than there was credit for")
     controller.calls += len(message.calls)
@@ -193,24 +196,32 @@ def _abort(
 ) -> None:
     _own(message.client, client)
     for id, seqs in message.seqs:
-        engine = controller.registry.engines.get(id)
-        if engine is None:
-            continue
-        dropped = []
-        passed = []
-        for seq in seqs:
-            if engine.queue.withdraw(client.uuid, seq):
-                dropped.append(ResultItem(seq, ABORTED, 0.0, 0.0, 0, 0, b""))
-            elif engine.queue.dispatched(client.uuid, seq):
-                passed.append(seq)
-                if (client.uuid, seq) not in engine.aborts:
-                    abort = engine.aborts[client.uuid, seq] = PendingAbort(client.uuid, seq)
-                    _interrupt_later(controller, engine, abort, now + ABORT_FIRST)
-        if dropped:
-            controller.send(client.route, Result(client.uuid, id, tuple(dropped)))
-            controller.history.ended(client.uuid, id, engine.uuid, dropped, now)
-        if passed and engine.ready:
-            controller.send(engine.route, Abort(client.uuid, ((id, tuple(passed)),)))
+        _abort_calls(controller, client.uuid, client.route, id, seqs, now)
+
+
+def _abort_calls(
+    controller: Controller, client: bytes, route: bytes | None, id: int, seqs: Sequence[int], now: float
+) -> None:
+    """End calls of a client, which may be gone."""
+    engine = controller.registry.engines.get(id)
+    if engine is None:
+        return
+    dropped = []
+    passed = []
+    for seq in seqs:
+        if engine.queue.withdraw(client, seq):
+            dropped.append(ResultItem(seq, ABORTED, 0.0, 0.0, 0, 0, b""))
+        elif engine.queue.dispatched(client, seq):
+            passed.append(seq)
+            if (client, seq) not in engine.aborts:
+                abort = engine.aborts[client, seq] = PendingAbort(client, seq)
+                _interrupt_later(controller, engine, abort, now + ABORT_FIRST)
+    if dropped:
+        controller.send(route, Result(client, id, tuple(dropped)))
+        controller.history.ended(client, id, engine.uuid, dropped, now)
+        controller.heirs.aborted(client, engine, [item.seq for item in dropped], now)
+    if passed and engine.ready:
+        controller.send(engine.route, Abort(client, ((id, tuple(passed)),)))
 
 
 def _interrupt_later(controller: Controller, engine: Engine, abort: PendingAbort, when: float) -> None:
@@ -266,6 +277,10 @@ def _query(
             assert client.route is not None
             disconnect = message.params.get("disconnect") is True
             controller.rotate(Rotate(client.uuid, message.number, client.route, disconnect))
+        elif what == "detached_result":
+            controller.heirs.fetch(client, message, now)
+        elif what in ("abort_detached", "mark_detached"):
+            _about_detached(controller, client, message, now)
         elif what in ("db_query", "purge"):
             _about_history(controller, client, message)
         else:
@@ -275,10 +290,24 @@ def _query(
         controller.send(client.route, Answer(message.number, False, str(error)))
 
 
+def _about_detached(controller: Controller, client: Client, message: Query, now: float) -> None:
+    """Whoever may call may end a detached call: its own client is gone, perhaps."""
+    if message.what == "mark_detached":
+        controller.heirs.mark(client, message.params)
+    else:
+        key = controller.heirs.find(message.params)
+        if key is not None:
+            owner = controller.registry.clients.get(key[0])
+            route = owner.route if owner is not None else None
+            _abort_calls(controller, key[0], route, key[2], (key[1],), now)
+    controller.send(client.route, Answer(message.number, True, None))
+
+
 def _about_history(controller: Controller, client: Client, message: Query) -> None:
     """Where there is a store, that answers."""
     if message.what == "purge":
         condition, fields, after = _status.purge(controller, message.params), None, 0
+        controller.heirs.purge(message.params)
     else:
         condition, fields, after = _status.wanted(message.params)
     if controller.settings.store:

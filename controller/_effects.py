@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Admit", "Effect", "Expel", "Finish", "Lookup", "Note", "Persist", "Record", "Rotate", "Send"]
+__all__ = [
+    "Admit",
+    "Effect",
+    "Expel",
+    "Finish",
+    "Keep",
+    "Lookup",
+    "Note",
+    "Persist",
+    "Record",
+    "Rotate",
+    "Send",
+]
 
 
 class Send(NamedTuple):
@@ -56,8 +68,8 @@ class Record(NamedTuple):
     ended: Sequence[tuple[Any, ...]]
     """engine_id, engine_uuid, started, completed, received, status, result_nbytes; then the msg_ids that the
     call has, or would have if nobody said which engine should take it."""
-    dropped: Sequence[str]
-    """Clients that are gone: what has not ended of theirs has nobody to end for."""
+    dropped: Sequence[tuple[str, Sequence[str]]]
+    """Clients that are gone: what has not ended of theirs has nobody to end for, but for these msg_ids."""
 
 
 class Lookup(NamedTuple):
@@ -86,4 +98,11 @@ class Rotate(NamedTuple):
     """Cut off those who have come with an old key."""
 
 
-Effect = Send | Admit | Expel | Note | Persist | Finish | Record | Lookup | Rotate
+class Keep(NamedTuple):
+    """Write down results of detached calls, or forget them (None). Comes only where there is a store."""
+
+    changes: Sequence[tuple[Any, Any]]
+    """Keys and what is kept, as of `directview.controller._detached`."""
+
+
+Effect = Keep | Send | Admit | Expel | Note | Persist | Finish | Record | Lookup | Rotate

@@ -39,6 +39,8 @@ def _accept(
     if message.started:
         engine.queue.started(message.client, message.started)
         _refill(controller, engine)
+    if message.client not in controller.registry.clients:
+        controller.heirs.accepted(engine, message)
     _forward(controller, message.client, header)
 
 
@@ -55,6 +57,8 @@ def _result(
         controller.results += len(message.items)
         engine.completed += len(message.items)
         controller.history.ended(client, engine.id, engine.uuid, message.items, now)
+    if controller.heirs.box.clients() or client not in controller.registry.clients:
+        controller.heirs.came(engine, message, frames, now)
     _refill(controller, engine)
     _forward(controller, client, header, frames)
 
@@ -72,6 +76,8 @@ def _chunk(
         raise ProtocolError("a chunk in another engine's name")
     if message.way != RESULT:
         raise ProtocolError("an engine sends no chunks of arguments")
+    if controller.heirs.box.clients() or message.client not in controller.registry.clients:
+        controller.heirs.chunk_came(engine, message, frames, now)
     _forward(controller, message.client, header, frames)
 
 

@@ -106,15 +106,15 @@ class History:
         """Calls that were made, in the notes."""
         self._noted = 0
         """Calls and outcomes in the notes."""
-        self._gone: set[bytes] = set()
-        """Clients that are gone, and whose calls have not been closed yet."""
+        self._gone: dict[bytes, frozenset[int]] = {}
+        """Clients that are gone, and whose calls have not been closed yet; with those that go on."""
         self._calls: dict[tuple[Any, ...], _Call] = {}
         """By (client, seq). A call that was sent to one engine after the other, because they could not take
         it at the same time, is also there by (client, seq, engine) for each later one."""
         self._size = 0
         self._made: list[_Call] = []
         self._ended: list[tuple[Any, ...]] = []
-        self._dropped: list[str] = []
+        self._dropped: list[tuple[str, list[str]]] = []
         self.due: float | None = None
         """When what is new is to be written to the store."""
 
@@ -145,9 +145,9 @@ class History:
         """Calls can't be answered any more."""
         self._note((now, client, engine, uuid, [(seq, None, 0.0, 0.0, 0) for seq in seqs]), 0, now)
 
-    def client_gone(self, client: bytes, now: float) -> None:
-        """Nobody waits any more for what this client's calls return."""
-        self._gone.add(client)
+    def client_gone(self, client: bytes, now: float, kept: frozenset[int] = frozenset()) -> None:
+        """Nobody waits any more for what this client's calls return, but for `kept`, which go on."""
+        self._gone[client] = kept
         if len(self._gone) >= _MOST_GONE:
             self.settle()
         elif self._stored and self.due is None:
@@ -213,14 +213,21 @@ class History:
                 self._ended.append((client, seq, outcome))
 
     def _drop(self) -> None:
-        gone, self._gone = self._gone, set()
+        gone, self._gone = self._gone, {}
         for call in self._calls.values():
-            if call.client in gone:
+            if call.client in gone and call.seq not in gone[call.client]:
                 for target in call.targets:
                     id = None if target == BALANCED else target
                     call.outcomes.setdefault(target, (id, None, None, None, None, "dropped", 0))
         if self._stored:
-            self._dropped += [client.hex() for client in gone]
+            self._dropped += [
+                (client.hex(), [name for seq in kept for name in self._names(client, seq)])
+                for client, kept in gone.items()
+            ]
+
+    def _names(self, client: bytes, seq: int) -> list[str]:
+        call = self._calls.get((client, seq))
+        return [] if call is None else [call.msg_id(target) for target in call.targets]
 
     def _forget(self) -> None:
         """Drop the oldest, ended or not."""

@@ -9,7 +9,7 @@ call by one round, not by the flood.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, CallItem
@@ -199,10 +199,18 @@ class EngineQueue:
 
     # --- leaving ------------------------------------------------------------------------------------
 
-    def forget(self, client: bytes) -> None:
-        """`client` is gone: drop what waits for it and what was given to the engine for it."""
-        self.withdraw_all(client)
-        self.ended(client, tuple(self._given.get(client, ())))
+    def forget(self, client: bytes, kept: Collection[int] = ()) -> None:
+        """`client` is gone: drop what waits, and what was given to the engine, for it, but for `kept`."""
+        line = self._lines.get(client)
+        if line is not None:
+            for seq in [seq for seq in line.entries if seq not in kept]:
+                self.withdraw(client, seq)
+        self.ended(client, [seq for seq in self._given.get(client, ()) if seq not in kept])
+
+    def line_of(self, client: bytes) -> list[Entry]:
+        """What waits of this client, in order."""
+        line = self._lines.get(client)
+        return [] if line is None else list(line.entries.values())
 
     def drain(self) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
         """The engine is gone, or begins anew: (dispatched, waiting) seqs by client. It is empty then.

@@ -19,7 +19,19 @@ from typing import Any, Final
 
 from directview._loop_watch import LoopWatch
 from directview._trace_writing import TRACE_FOLDER, Tracer
-from directview.controller._effects import Admit, Expel, Finish, Lookup, Note, Persist, Record, Rotate, Send
+from directview.controller._detached import Box, Limits
+from directview.controller._effects import (
+    Admit,
+    Expel,
+    Finish,
+    Keep,
+    Lookup,
+    Note,
+    Persist,
+    Record,
+    Rotate,
+    Send,
+)
 from directview.controller._listening import Listening, Refusals
 from directview.controller._metrics import serve_metrics
 from directview.controller._registry import Engine
@@ -100,8 +112,10 @@ class ControllerShell:
             epoch=time.time() - time.monotonic(),
             store=self._store is not None,
             stored=self._store.last if self._store is not None else 0,
+            detached=Limits(options.detached_results, options.detached_bytes, options.detached_age),
         )
-        self._machine = Controller(settings, time.monotonic(), known)
+        box = Box(settings.detached, self._store.kept() if self._store is not None else ())
+        self._machine = Controller(settings, time.monotonic(), known, box)
         self._meter = self._machine.meter
         self._tracer = self._begin_to_trace()
         self._watch = LoopWatch(log, "the controller's loop")
@@ -281,6 +295,8 @@ class ControllerShell:
                     self._write_ids(ids)
                 case Record() if self._store is not None:
                     self._store.write(effect)
+                case Keep() if self._store is not None:
+                    self._store.keep(effect)
                 case Lookup() if self._store is not None:
                     looking = self._loop.create_task(self._look_up(self._store, effect))
                     self._looking.add(looking)

@@ -39,7 +39,9 @@ from typing import Any, Final, assert_never
 
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
 from directview.controller._deaths import Deaths, names_running
+from directview.controller._detached import STANDARD, Box, Limits
 from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Rotate, Send
+from directview.controller._heirs import Heirs
 from directview.controller._history import MOST_CALLS, History
 from directview.controller._meter import Meter
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS, Entry, batches
@@ -93,6 +95,8 @@ class Settings:
     """Seconds since the epoch at time 0."""
     history: int = MOST_CALLS
     """Calls that are remembered, also when they have ended."""
+    detached: Limits = STANDARD
+    """What is kept of detached calls."""
     store: bool = False
     """Whether there is a store for the history: see `Record` and `Lookup`."""
     stored: int = 0
@@ -106,7 +110,9 @@ class Controller:
     perform the effects that it returns, in order; wake it with `tick` at `next_deadline()`.
     """
 
-    def __init__(self, settings: Settings, now: float, known: dict[bytes, int] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, now: float, known: dict[bytes, int] | None = None, box: Box | None = None
+    ) -> None:
         """`known`: peers of an earlier incarnation, as it had them written down: see `Persist`.
 
         They have a lease to come back: engines to their ids, clients to their calls.
@@ -120,6 +126,7 @@ class Controller:
         self.results = 0
         self.history = History(settings.epoch, settings.history, stored=settings.store, last=settings.stored)
         self.deaths = Deaths()
+        self.heirs = Heirs(self, box or Box(settings.detached))
         self.dirty: dict[int, Engine] = {}
         """Engines to which calls may be dispatched with the next flush."""
         self.passed_on: dict[int, tuple[bytes, int, bytes]] = {}
@@ -166,8 +173,10 @@ class Controller:
 
         Who is there is written down before anybody is told: a controller that takes over has to know.
         """
+        kept = self.heirs.flush() if self.heirs.box.changed else []
         if self.dirty:
             self._dispatch()
+        self._effects += kept
         effects, self._effects = self._effects, []
         if self._known_changed:
             self._known_changed = False
@@ -226,7 +235,8 @@ class Controller:
                     group[2].append(engine.route)
         self.dirty.clear()
         for client, batch, routes in groups.values():
-            watermark = self.registry.clients[client].watermark
+            known = self.registry.clients.get(client)
+            watermark = 0 if known is None else known.watermark
             header = encode(Submit(client, watermark, tuple([entry.item for entry in batch])))
             frames = [frame for entry in batch for frame in entry.frames]
             self._effects.append(Send(routes, header, frames))
@@ -316,6 +326,7 @@ class Controller:
             self.bury(holder, now)  # What it has sent would have come by now: its follower is here.
         engine, replaced = self.registry.join_engine(hello, route)
         self.tell(f"engine {hello.uuid.hex()[:12]} is engine {engine.id}")
+        self.heirs.set_aside(engine)
         engine.queue.drain()
         engine.aborts.clear()
         self._known_changed = True
@@ -329,6 +340,7 @@ class Controller:
         """Tell the clients of it: they ask it about the calls that it may have, and send again the others."""
         assert engine.info is not None
         engine.queue.clear_waiting()
+        self.heirs.engine_ready(engine)
         engine.unasked = set(self._tell_clients(Engines((engine.info,), ())))
 
     def _greet_client(self, route: bytes, hello: Hello, now: float) -> bytes | None:
@@ -400,18 +412,18 @@ class Controller:
         What it has aborted is interrupted still: to close a client is not to let a cancelled call run on.
         """
         self.tell(f"client {client.uuid.hex()[:12]} is gone: process {client.pid} on {client.hostname}")
-        self.history.client_gone(client.uuid, now)
         self.registry.remove_client(client)
         self._known_changed = True
         client.deadline = None
         routes = []
         for engine in [self.registry.engines[id] for id in client.engines if id in self.registry.engines]:
-            engine.queue.forget(client.uuid)
+            engine.queue.forget(client.uuid, self.heirs.take_over(client.uuid, engine, now))
             self.dirty[engine.id] = engine
             if engine.route is not None:
                 routes.append(engine.route)
         if routes:
             self._effects.append(Send(routes, encode(Forget(client.uuid))))
+        self.history.client_gone(client.uuid, now, self.heirs.box.open_of(client.uuid))
 
     def ends(self, engine: Engine, exit_code: int | None, reason: str, now: float) -> None:
         """The engine says that it ends, or its supervisor that it has ended."""
@@ -451,6 +463,7 @@ class Controller:
         known = engine.postmortem
         if dispatched:
             known = known._replace(running=names_running(self.history, dispatched))
+        self.heirs.engine_died(engine, reason, dispatched, known, now)
         for uuid in {**dispatched, **waiting}:
             client = self.registry.clients.get(uuid)
             if client is not None:

@@ -1,4 +1,4 @@
-"""The history of calls in an SQLite file, so that it outlives the controller: records only, no results.
+"""The history of calls in an SQLite file, so that it outlives the controller; results of detached ones, too.
 
 Everything is done in one thread of its own, in order: the controller's loop never waits for a disk. If the
 file can't be written any more, that is said once, and calls go on.
@@ -7,6 +7,7 @@ file can't be written any more, that is said once, and calls go on.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sqlite3
@@ -14,7 +15,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from directview.controller._effects import Lookup, Record
+import msgpack
+
+from directview.controller._detached import Kept, Key, key_of, msg_id_of
+from directview.controller._effects import Keep, Lookup, Record
 from directview.controller._history import Row, pages
 from directview.controller._query import FIELDS
 
@@ -30,6 +34,9 @@ CREATE TABLE IF NOT EXISTS calls (
     number INTEGER PRIMARY KEY,
     {", ".join([f"{field} {'REAL' if field in _NUMBERS else ''}" for field in FIELDS])},
     UNIQUE (msg_id)
+);
+CREATE TABLE IF NOT EXISTS results (
+    msg_id TEXT PRIMARY KEY, at REAL, known BLOB, data BLOB
 );
 CREATE INDEX IF NOT EXISTS open_calls ON calls (client_uuid) WHERE status IS NULL;
 """
@@ -87,16 +94,47 @@ class Store:
                 self._database.executemany(_INSERT, record.made)
                 self._database.executemany(_UPDATE, record.ended)
                 self._database.executemany(
-                    "UPDATE calls SET status = 'dropped' WHERE client_uuid = ? AND status IS NULL",
-                    [(client,) for client in record.dropped],
+                    "UPDATE calls SET status = 'dropped' WHERE client_uuid = ? AND status IS NULL "
+                    "AND msg_id NOT IN (SELECT value FROM json_each(?))",
+                    [(client, json.dumps(list(kept))) for client, kept in record.dropped],
                 )
                 if record.made:
                     oldest = record.made[-1][0] - _MOST
                     self._database.execute("DELETE FROM calls WHERE number <= ?", (oldest,))
         except sqlite3.Error:
-            if not self._failed:
-                self._failed = True
-                log.exception("the history of calls can't be written to %s any more", self._path)
+            self._complain()
+
+    def _keep(self, keep: Keep) -> None:
+        try:
+            with self._database:
+                for key, kept in keep.changes:
+                    name = msg_id_of(key)
+                    if kept is None:
+                        self._database.execute("DELETE FROM results WHERE msg_id = ?", (name,))
+                        continue
+                    known = msgpack.packb(
+                        (kept.status, kept.started, kept.completed, kept.uuid, kept.sizes, kept.told)
+                    )
+                    self._database.execute(
+                        "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)",
+                        (name, kept.at, known, kept.data),
+                    )
+        except sqlite3.Error:
+            self._complain()
+
+    def kept(self) -> Iterator[tuple[Key, Kept]]:
+        """Results of detached calls that an earlier controller has kept, oldest first."""
+        found = self._database.execute("SELECT msg_id, at, known, data FROM results ORDER BY at")
+        for name, at, known, data in found:
+            key = key_of(name)
+            if key is not None:
+                status, started, completed, uuid, sizes, told = msgpack.unpackb(known)
+                yield key, Kept(at, status, started, completed, uuid, tuple(sizes), data, told)
+
+    def _complain(self) -> None:
+        if not self._failed:
+            self._failed = True
+            log.error("calls can't be written to %s any more", self._path, exc_info=True)  # noqa: LOG014
 
     def _find(self, lookup: Lookup) -> Any:
         if lookup.fields is None:
@@ -117,6 +155,10 @@ class Store:
     def write(self, record: Record) -> None:
         """Have a part of the history written."""
         self._thread.submit(self._write, record)
+
+    def keep(self, keep: Keep) -> None:
+        """Have results of detached calls written, or forgotten."""
+        self._thread.submit(self._keep, keep)
 
     async def find(self, lookup: Lookup) -> tuple[bool, Any]:
         """Whether it worked, and what was found, or why it did not. All that was written before counts."""

@@ -36,6 +36,12 @@ class ControllerOptions:
     """Seconds for which the place of a lost peer is kept."""
     store: str | None = None
     """Path of an SQLite file for the history of calls; None: the last calls are remembered in memory."""
+    detached_results: int = 10_000
+    """Results of detached calls that are kept."""
+    detached_bytes: int = 256 << 20
+    """Bytes of them, together."""
+    detached_age: float = 7 * 86_400.0
+    """Seconds for which they are kept."""
     ready_fd: int = -1
     """Where to write one line of JSON when all is bound and written: ``{"client": path, "engine": path}``,
     or ``{"error": text}`` when it can't start; closed after that. -1: nobody waits for it."""

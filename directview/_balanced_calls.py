@@ -158,7 +158,15 @@ class BalancedCalls(BalancedFlags):
         wishes: Wishes,
         made: Callable[[Sequence[tuple[int, int]]], R],
     ) -> R:
-        result = self.client._submit_tasks(parcels, name, wishes, made, self.time_limit)
+        detached: Sequence[int] = ()
+        if self._detached:
+            if wishes.after is not None or wishes.follow is not None or wishes.retries or wishes.timeout:
+                raise ValueError(
+                    "detached: `after`, `follow`, `retries` and `timeout` are this client's to see to, and "
+                    "it may be gone; use a view without them for detached calls"
+                )
+            detached = self._ids(None) if wishes.targets is None else sorted(wishes.targets)
+        result = self.client._submit_tasks(parcels, name, wishes, made, self.time_limit, detached)
         self._made.append(result._calls)
         return result
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BalancedFlags", "listed"]
 
 _FLAGS: Final = (
-    "targets", "block", "track", "label", "after", "follow", "timeout", "retries", "time_limit",
+    "targets", "block", "track", "label", "after", "follow", "timeout", "retries", "time_limit", "detached",
 )  # fmt: skip
 _SCHEMES: Final = ("leastload", "lru", "plainrandom", "pure", "twobin", "weighted")
 
@@ -38,12 +38,15 @@ class BalancedFlags(Control[Many]):
         timeout: float | None = None,
         retries: int = 0,
         time_limit: float | None = None,
+        detached: bool = False,
         scheme: str = "leastload",
     ) -> None:
         if scheme not in _SCHEMES:
             raise ValueError(f"scheme: expected one of {', '.join(_SCHEMES)}, got {scheme!r:.60}")
         chosen = listed(targets)
-        super().__init__(client, chosen, block=block, track=track, label=label, time_limit=time_limit)
+        super().__init__(
+            client, chosen, block=block, track=track, label=label, time_limit=time_limit, detached=detached
+        )
         self.after = after
         self.follow = follow
         self.timeout = timeout

@@ -24,7 +24,7 @@ __all__ = [
     "text",
 ]
 
-FLAGS: Final = ("targets", "block", "track", "label", "time_limit")
+FLAGS: Final = ("targets", "block", "track", "label", "time_limit", "detached")
 """Of a view."""
 
 

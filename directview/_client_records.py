@@ -7,6 +7,8 @@ from typing import Any
 
 from directview import _checking
 from directview._client_waiting import Waits, as_set, listed, wrong_job
+from directview._detached_calls import AnotherClient, fetch_result
+from directview._metadata import parse_msg_id
 from directview._slots import Keepsake, Slots
 from directview.errors import CompositeError, RemoteError, TaskAborted
 from directview.result import AsyncResult
@@ -52,9 +54,9 @@ class Records(Waits):
         """The result of calls that were made before, also of blocking ones.
 
         Args:
-            ids: a msg_id: that call, on its engine; an index into `history`: the whole call that is meant by
-                it, on all its engines; an `AsyncResult`; or a list of these, whose results are joined. None:
-                the last call.
+            ids: a msg_id: that call, on its engine; of another client's, a detached call. Or an index into
+                `history`: the whole call that is meant by it, on all its engines; an `AsyncResult`; or a list
+                of these, whose results are joined. None: the last call.
             block: wait until it is done; None: as the client's `block`.
             owner: accepted for programs that pass it.
 
@@ -62,7 +64,8 @@ class Records(Waits):
             An `AsyncResult`: for a call that goes on, the very one that was returned then.
 
         Raises:
-            KeyError: no such call, or its result is not kept any more (see `results`).
+            KeyError: no such call, or its result is not kept any more (see `results`). Another client's
+                call says that itself, by `ResultUnavailable`.
             IndexError: no such index.
         """
         result = self.get_result_async(ids)
@@ -82,6 +85,8 @@ class Records(Waits):
         if isinstance(ids, AsyncResult):
             return ids
         if isinstance(ids, str):
+            if parse_msg_id(ids)[0] != self.client_uuid:
+                return self._fetched(ids)
             found = self._locate(ids)
             return self._result(found.result, ids).split()[found.slot]
         if hasattr(ids, "__index__"):
@@ -91,11 +96,18 @@ class Records(Waits):
         jobs = listed(ids)
         if not jobs:
             raise ValueError("get_result needs at least one msg_id, index or AsyncResult")
-        if all([isinstance(job, str) for job in jobs]):
+        if all([isinstance(job, str) and parse_msg_id(job)[0] == self.client_uuid for job in jobs]):
             whole = self._result(self._locate(jobs[0]).result, jobs[0])
             if whole.msg_ids == jobs:
                 return whole
         return AsyncResult.join(*[self._get_result(job) for job in jobs])
+
+    def _fetched(self, msg_id: str) -> AsyncResult[Any]:
+        """The result of another client's detached call."""
+        uuid = parse_msg_id(msg_id)[0]
+        owners = self.__dict__.setdefault("_other_clients", {})
+        owner = owners.setdefault(uuid, AnotherClient(self, uuid))
+        return fetch_result(owner, self._binding.core(), msg_id)
 
     def result_status(self, ids: Any, status_only: bool = True) -> dict[str, Any]:
         """Which calls have ended.

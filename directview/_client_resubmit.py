@@ -46,6 +46,8 @@ class Resubmits(Submits):
 
     def resubmit_async(self, jobs: Any = None) -> AsyncResult[Any]:
         """`resubmit` that does not wait: the `AsyncResult`, to await or `get` later."""
+        if isinstance(jobs, str):
+            self._locate(jobs)  # Another client's would be fetched; but what it was made of is there.
         before = self._get_result(-1 if jobs is None else jobs)
         if not before.done():
             raise RuntimeError(f"call {before.msg_ids[0]} has not ended: it can't be made again yet")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from directview._client_records import Records
 from directview._dispatching import ANYWHERE, Wishes
 from directview._task_results import ToldResult
 from directview.result import AsyncMapResult, AsyncResult
+from directview.wire.messages import DETACHED
 
 if TYPE_CHECKING:
     from directview._core import Request
@@ -32,11 +34,14 @@ class Submits(Records):
         single: bool,
         join: Callable[[list[Any]], Any] | None = None,
         time_limit: float | None = None,
+        detached: bool = False,
     ) -> AsyncResult[Any]:
         core = self._binding.core()
         with core.lock:
             slots = core.number(requests)
             result = AsyncResult(self, slots, join=join, name=name, single=single, label=label)
+            if detached:
+                result._flags = DETACHED
             core.submit(requests, slots, name, result, time_limit)
         return result
 
@@ -49,6 +54,7 @@ class Submits(Records):
         *,
         single: bool,
         time_limit: float | None = None,
+        detached: bool = False,
     ) -> AsyncMapResult[Any]:
         core = self._binding.core()
         with core.lock:
@@ -56,6 +62,8 @@ class Submits(Records):
             result: AsyncMapResult[Any] = AsyncMapResult(
                 self, slots, sizes, name=name, single=single, label=label
             )
+            if detached:
+                result._flags = DETACHED
             core.submit(requests, slots, name, result, time_limit)
         return result
 
@@ -83,8 +91,18 @@ class Submits(Records):
         wishes: Wishes,
         made: Callable[[Sequence[tuple[int, int]]], R],
         time_limit: float | None,
+        detached: Sequence[int] = (),
     ) -> R:
+        """Balanced calls; or, where engines are given, calls that these get in turn, to be detached."""
         core = self._binding.core()
+        if detached:
+            dealt = [((engine,), parcel) for engine, parcel in zip(cycle(detached), parcels, strict=False)]
+            with core.lock:
+                slots = core.number(dealt)
+                result = made(slots)
+                result._flags = DETACHED
+                core.submit(dealt, slots, name, result, time_limit)
+            return result
         requests = [((ANYWHERE,), parcel) for parcel in parcels]
         with core.lock:
             slots = core.number(requests)

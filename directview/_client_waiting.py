@@ -216,9 +216,22 @@ class Waits:
         for result in self._cancel(jobs, targets):
             await result.abort_async()
 
+    def _abort_others(self, jobs: Any) -> Any:
+        """Detached calls of other clients are ended by the controller; the other jobs are returned."""
+        if jobs is None:
+            return None
+        own = []
+        for job in listed(jobs):
+            if isinstance(job, str) and parse_msg_id(job)[0] != self.client_uuid:
+                self._binding.core().query("abort_detached", {"msg_id": job})
+            else:
+                own.append(job)
+        return own
+
     def _cancel(self, jobs: Any, targets: Targets | None) -> list[AsyncResult[Any]]:
         """Cancel calls, and any Futures that are among the jobs; the results to which the calls belong."""
         ids = None if targets is None else as_set(self._choose(targets))
+        jobs = self._abort_others(jobs)
         cancelled: list[concurrent.futures.Future[Any]] = []
         for future in self._futures(jobs):
             if ids is not None and isinstance(future, AsyncResult):

@@ -12,6 +12,7 @@ from directview.controller._metrics import address_of
 
 __all__ = [
     "check_arguments",
+    "check_detached",
     "check_env",
     "check_ids",
     "check_metrics",
@@ -52,6 +53,14 @@ def check_arguments(n: int | None, engines: str, start_method: str, unsupported:
         if hint is None:
             raise TypeError(f"Cluster() has no argument {name!r}")
         raise TypeError(f"Cluster() does without {name!r}: {hint}")
+
+
+def check_detached(results: Any, nbytes: Any, age: Any) -> dict[str, Any]:
+    """What is kept of detached calls, as fields of `ControllerOptions`; raise ValueError unless it can be."""
+    for name, value in (("results", results), ("bytes", nbytes), ("age", age)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise ValueError(f"detached_{name}: expected a number of 0 or more, got {value!r:.60}")
+    return {"detached_results": int(results), "detached_bytes": int(nbytes), "detached_age": float(age)}
 
 
 def check_env(env: Any) -> None:

@@ -36,6 +36,7 @@ from directview._client_state import (
     Sent,
 )
 from directview._delivering import Deliveries, place
+from directview._detached_calls import hand_over, mark_detached
 from directview._dispatching import ANYWHERE, Dispatching, Wishes
 from directview._loop_watch import LoopWatch
 from directview._memory import Memory
@@ -160,6 +161,7 @@ class Core(Deliveries):
 
     def _welcomed(self, message: Welcome) -> None:
         log.info("client %s is connected to cluster %s", self.uuid.hex()[:12], self._info.cluster_id)
+        mark_detached(self, message.incarnation)
         self._state.welcome(message)
         self._note_engines()
         self.observers.changed(self.engines)
@@ -200,6 +202,7 @@ class Core(Deliveries):
         """Say goodbye and end; what is outstanding ends as `ClientClosed`. Safe to cancel and to repeat."""
         if self._closed:
             return
+        await hand_over(self._state, lambda: self._session.link is not None)
         self._closed = True
         self.watch.close()
         self._take_inbox()
@@ -344,7 +347,7 @@ class Core(Deliveries):
             places = None
             if len(targets) > 1:
                 places = {id: first + index for index, id in enumerate(targets)}
-            call = Call(slots[first][0], name, targets, parcel, (result, first, places))
+            call = Call(slots[first][0], name, targets, parcel, (result, first, places), result._flags)
             join = result._join
             if places is not None and isinstance(join, Joining) and join.dist == "b":
                 call.adjacent = Adjacent(targets)

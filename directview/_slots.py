@@ -92,6 +92,8 @@ class Slots(Described, SharedFuture[T]):
     _listeners: tuple[Listener, ...] = ()
     _timer: asyncio.TimerHandle | None = None
     """Of its time limit, on the client's loop."""
+    _flags = 0
+    """Of its calls: `DETACHED`."""
     _remembered = True
     """Whether the client keeps it among its calls and results. Batches of a stream's items are not."""
 

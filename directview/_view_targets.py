@@ -49,6 +49,7 @@ class Targeted(Generic[K]):
         track: bool = False,
         label: str | None = None,
         time_limit: float | None = None,
+        detached: bool = False,
     ) -> None:
         self.client = client
         self._targets: int | Sequence[int] | Literal["all"] = targets
@@ -56,6 +57,7 @@ class Targeted(Generic[K]):
         self.track = track
         self.label = label
         self.time_limit = time_limit
+        self.detached = detached
         self._made: deque[Sequence[tuple[int, int]]] = deque(maxlen=CALLS)
         """The calls that were made through it."""
 
@@ -105,11 +107,24 @@ class Targeted(Generic[K]):
     def time_limit(self, seconds: float | None) -> None:
         self._time_limit = checked_limit(seconds)
 
+    @property
+    def detached(self) -> bool:
+        """Whether calls go on when this client is gone, and their results are kept for `Client.get_result`.
+
+        A time limit is the client's to keep: it ends with it.
+        """
+        return self._detached
+
+    @detached.setter
+    def detached(self, detached: bool) -> None:
+        _checking.flag(detached, "detached")
+        self._detached = bool(detached)
+
     def set_flags(self, **flags: Any) -> None:
         """Assign several flags at once, for all who use this view.
 
         Args:
-            flags: of `targets`, `block`, `track`, `label`, `time_limit`.
+            flags: of `targets`, `block`, `track`, `label`, `time_limit`, `detached`.
 
         Raises:
             TypeError: there is no such flag.
@@ -123,7 +138,7 @@ class Targeted(Generic[K]):
         """`set_flags` for the time of a ``with`` block. Not for concurrent tasks: see `options`."""
         before = {
             "_targets": self._targets, "_block": self._block, "track": self.track, "_label": self._label,
-            "_time_limit": self._time_limit,
+            "_time_limit": self._time_limit, "_detached": self._detached,
         }  # fmt: skip
         try:
             self.set_flags(**flags)
@@ -174,8 +189,9 @@ class Targeted(Generic[K]):
         join: Callable[[list[Any]], Any] | None = None,
     ) -> AsyncResult[Any]:
         result = self.client._submit(
-            requests, name, self.label, single=self._is_one(targets), join=join, time_limit=self.time_limit
-        )
+            requests, name, self.label, single=self._is_one(targets), join=join, time_limit=self.time_limit,
+            detached=self._detached,
+        )  # fmt: skip
         self._made.append(result._calls)
         return result
 
@@ -183,8 +199,9 @@ class Targeted(Generic[K]):
         self, requests: Sequence[Request], sizes: Sequence[int], name: str
     ) -> AsyncMapResult[Any]:
         result = self.client._submit_map(
-            requests, sizes, name, self.label, single=self._is_one(None), time_limit=self.time_limit
-        )
+            requests, sizes, name, self.label, single=self._is_one(None), time_limit=self.time_limit,
+            detached=self._detached,
+        )  # fmt: skip
         self._made.append(result._calls)
         return result
 

@@ -61,6 +61,8 @@ class LoadBalancedView(BalancedCalls):
         retries: how often a call is begun again that has raised or whose engine has died, on another engine
             where there is one. Only with retries may a call run twice.
         time_limit: seconds that a call may take, from its submission to its end; None: any number.
+        detached: whether calls go on when the client is gone. They are dealt out to the engines in turn then,
+            and can't have `after`, `follow`, `timeout` or `retries`.
         scheme: accepted for programs that name one of ipyparallel's schemes: it is always ``leastload``.
     """
 
@@ -76,6 +78,7 @@ class LoadBalancedView(BalancedCalls):
         timeout: float | None = _UNCHANGED,
         retries: int | None = None,
         time_limit: float | None = _UNCHANGED,
+        detached: bool | None = None,
     ) -> LoadBalancedView:
         """A copy of this view with some flags changed; the view itself stays as it is.
 
@@ -89,6 +92,7 @@ class LoadBalancedView(BalancedCalls):
             timeout: seconds that a call may wait for an engine; None: any number.
             retries: how often a call is begun again that has failed.
             time_limit: seconds that a call may take in all; None: any number.
+            detached: whether calls go on when this client is gone. They are dealt out to the engines in turn.
         """
         made = LoadBalancedView(
             self.client,
@@ -101,6 +105,7 @@ class LoadBalancedView(BalancedCalls):
             timeout=self.timeout if timeout is _UNCHANGED else timeout,
             retries=self.retries if retries is None else retries,
             time_limit=self.time_limit if time_limit is _UNCHANGED else checked_limit(time_limit),
+            detached=self.detached if detached is None else detached,
         )
         if targets is not _UNCHANGED:
             made.targets = targets

@@ -32,6 +32,7 @@ import anyio
 from directview import connection
 from directview._cluster_arguments import (
     check_arguments,
+    check_detached,
     check_env,
     check_ids,
     check_metrics,
@@ -101,6 +102,8 @@ class Cluster:
             namespace. If those die soon as well, there are pauses between them, and after five times no more.
         on_start: what each engine does before its first call, those included that follow others: a function
             without arguments, source code, or a file of it (a Path). If it fails, the engine ends.
+        detached_results, detached_bytes, detached_age: how many results of detached calls are kept, how many
+            bytes of them, and for how many seconds.
         shutdown_atexit: whether the cluster ends with this program. If not, `from_file` finds it again.
         start_timeout: seconds within which everything must be up.
         engines: only ``"local"``; other starters run ``directview engine`` themselves.
@@ -127,6 +130,9 @@ class Cluster:
         trace: bool = False,
         restart_engines: bool = False,
         on_start: Callable[[], Any] | str | os.PathLike[str] | None = None,
+        detached_results: int = 10_000,
+        detached_bytes: int = 256 << 20,
+        detached_age: float = 7 * 86_400.0,
         shutdown_atexit: bool = True,
         start_timeout: float = 60.0,
         engines: str = "local",
@@ -153,6 +159,7 @@ class Cluster:
         check_on_start(on_start)
         self._restart_engines = bool(restart_engines)
         self._on_start = on_start
+        self._detached = check_detached(detached_results, detached_bytes, detached_age)
         self._start_timeout = start_timeout
         self._start_method = start_method
         self._info: ConnectionInfo | None = None
@@ -259,7 +266,6 @@ class Cluster:
 
     @property
     def _policy(self) -> str:
-        """What the end of the controller means."""
         return "wait" if self._resilient else "stop"
 
     def _options(self, n: int) -> SupervisorOptions:
@@ -271,6 +277,7 @@ class Cluster:
             ip=self._ip,
             port=self._port,
             store=self._store,
+            **self._detached,
             policy=self._policy,
             log_level=self._log_level,
             metrics=self._metrics,

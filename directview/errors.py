@@ -20,6 +20,7 @@ One tree, so that a program can catch as widely or as narrowly as it likes::
     ├── LaunchError                             a controller, supervisor or engine did not start
     ├── ConnectionRejected                      the controller refused: version, key, cluster
     ├── ControllerUnreachable (+ ConnectionError)  nobody answers at the address of the connection file
+    ├── ResultUnavailable (LookupError)         a detached call's result isn't kept, or not any more
     └── ControllerLost                          the controller went away while calls were outstanding
 
     RemoteTraceback                             not raised: the ``__cause__`` that shows an engine's traceback
@@ -61,6 +62,7 @@ __all__ = [
     "UnmetDependency",
     "UnmetDependencyError",
     "WouldBlockLoop",
+    "ResultUnavailable",
 ]
 
 _T = TypeVar("_T")
@@ -106,6 +108,10 @@ class ConnectionRejected(DirectViewError):
 
 class ControllerUnreachable(DirectViewError, ConnectionError):
     """Nobody answers at the address in the connection file. The text names the file and the address."""
+
+
+class ResultUnavailable(DirectViewError, LookupError):
+    """The controller does not have the result of this detached call: the text says why."""
 
 
 class ControllerLost(DirectViewError):

@@ -41,6 +41,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
             programs that set it).
         label: shown in results' metadata.
         time_limit: seconds that a call may take, from its submission to its end; None: any number.
+        detached: whether calls go on when the client is gone, and the controller keeps their results.
     """
 
     @overload
@@ -52,6 +53,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
         track: bool | None = None,
         label: str | None = None,
         time_limit: float | None = None,
+        detached: bool | None = None,
     ) -> DirectView[K]: ...
     @overload
     def options(
@@ -62,6 +64,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
         track: bool | None = None,
         label: str | None = None,
         time_limit: float | None = None,
+        detached: bool | None = None,
     ) -> DirectView[Any]: ...
     def options(
         self,
@@ -71,6 +74,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
         track: bool | None = None,
         label: str | None = None,
         time_limit: float | None = None,
+        detached: bool | None = None,
     ) -> DirectView[Any]:
         """A copy of this view with some flags changed; the view itself stays as it is.
 
@@ -80,6 +84,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
             track: whether results tell when a sent buffer may be changed.
             label: shown in results' metadata.
             time_limit: seconds that a call may take, waiting and running; ``float("inf")``: any number.
+            detached: whether calls go on when this client is gone: see `Client.get_result`.
         """
         return DirectView(
             self.client,
@@ -88,6 +93,7 @@ class DirectView(Calls[K], Objects[K], Control[K]):
             track=self.track if track is None else track,
             label=self.label if label is None else label,
             time_limit=self.time_limit if time_limit is None else time_limit,
+            detached=self.detached if detached is None else detached,
         )
 
     # --- for other libraries --------------------------------------------------------------------------

@@ -125,7 +125,8 @@ class Runner:
 
     def _pack_value(self, call: Call, value: Any) -> Parcel:
         packed = self._namespace.dumps(value, part=f"the result of {call.name}")
-        return pack((packed,), arena=arena().reference)
+        # What is detached goes by the controller, whole: that keeps it.
+        return pack((packed,), arena=b"" if call.detached else arena().reference)
 
     def _pack_error(self, call: Call, error: BaseException) -> Parcel:
         if isinstance(error, NameError):

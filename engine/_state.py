@@ -38,6 +38,7 @@ from directview.wire.messages import (
     ARGUMENT,
     BALANCED,
     CHUNK_BYTES,
+    DETACHED,
     FORGOTTEN,
     MAX_FRAMES,
     RESULT,
@@ -94,10 +95,13 @@ class Call:
     """One call, from its arrival to its acknowledgement."""
 
     __slots__ = (
-        "cancelled", "client", "granted", "name", "outgoing", "parcel", "problem", "result", "seq", "stage",
+        "cancelled", "client", "detached", "granted", "name", "outgoing", "parcel", "problem", "result",
+        "seq", "stage",
     )  # fmt: skip
 
-    def __init__(self, client: bytes, seq: int, name: str) -> None:
+    def __init__(self, client: bytes, seq: int, name: str, detached: bool = False) -> None:
+        self.detached = detached
+        """It goes on when its client is gone."""
         self.client = client
         self.seq = seq
         self.name = name
@@ -239,7 +243,9 @@ class EngineState:
             elif item.seq < client.watermark or item.seq < client.begun:
                 self._say_absent(uuid, (item.seq,))
             elif self.id in item.targets or item.targets == _CHOSEN:
-                self._arrived(client, Call(uuid, item.seq, item.name), item, part)
+                self._arrived(
+                    client, Call(uuid, item.seq, item.name, bool(item.flags & DETACHED)), item, part
+                )
 
     def _arrived(self, client: _Client, call: Call, item: CallItem, frames: Sequence[Any]) -> None:
         client.calls[call.seq] = call
@@ -404,14 +410,26 @@ class EngineState:
         if len(self._forgotten) > _MOST_FORGOTTEN:
             self._forgotten.popitem(last=False)
         dropped = []
+        kept = [call for call in client.calls.values() if call.detached and call.stage is not Stage.ARRIVING]
         for call in client.calls.values():
-            if call.stage in (Stage.ARRIVING, Stage.QUEUED, Stage.DONE):
+            if call not in kept and call.stage in (Stage.ARRIVING, Stage.QUEUED, Stage.DONE):
                 if call.stage is not Stage.DONE or call in self._results:
                     dropped.append(call.seq)
                 call.stage = Stage.DONE
                 call.parcel = None
                 self._drop_result(call)
         self._say_absent(uuid, dropped)
+        if kept:
+            self._keep_for_heir(uuid, kept)
+
+    def _keep_for_heir(self, uuid: bytes, calls: Sequence[Call]) -> None:
+        """These calls of a client that is gone go on; their results are the controller's."""
+        heir = self._clients[uuid] = _Client(self._forgotten.pop(uuid))
+        for call in calls:
+            heir.calls[call.seq] = call
+            if call.stage is Stage.DONE:
+                heir.retained[call.seq] = call
+            self._again(call)
 
     # --- running ------------------------------------------------------------------------------------
 

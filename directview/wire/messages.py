@@ -108,6 +108,9 @@ FORGOTTEN: Final = 4
 """`ResultItem.status`: returned, raised, cancelled; or, when asked about: never begun here; or begun perhaps,
 and its client has been forgotten since."""
 
+DETACHED: Final = 1
+"""`CallItem.flags`: the call goes on when its client is gone, and its result is kept: see `Forget`."""
+
 BALANCED: Final = -1
 """A target: whichever engine the controller chooses."""
 
@@ -355,6 +358,8 @@ class Goodbye(NamedTuple):
 
 
 class Forget(NamedTuple):
+    """Its detached calls go on: those that the engine has are accepted once more, and ended ones answered."""
+
     client: bytes
 
 
