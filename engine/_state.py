@@ -25,12 +25,12 @@ whatever was lost on the way.
 
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from directview.engine._calls import Call, ClientCalls, Stage, size_of
 from directview.wire import blocks
 from directview.wire.arena import SharedMemory
 from directview.wire.messages import (
@@ -58,7 +58,7 @@ from directview.wire.messages import (
     ResumeItem,
     Submit,
 )
-from directview.wire.parcels import Parcel, Unpacked, unpack
+from directview.wire.parcels import Parcel, unpack
 from directview.wire.transfers import STANDARD, Outgoing, Pace, due_grant
 
 __all__ = ["Call", "EngineState", "Stage"]
@@ -78,83 +78,7 @@ _MOST_FORGOTTEN: Final = 65_536
 Outbound = tuple[Message, Sequence[Any]]
 
 
-class Stage(enum.Enum):
-    """Where in its life a call is; the table is in the module's docstring."""
-
-    ARRIVING = enum.auto()
-    QUEUED = enum.auto()
-    RUNNING = enum.auto()
-    SUSPENDED = enum.auto()
-    DONE = enum.auto()
-
-
 _NOT_BEGUN: Final = (Stage.ARRIVING, Stage.QUEUED)
-
-
-class Call:
-    """One call, from its arrival to its acknowledgement."""
-
-    __slots__ = (
-        "cancelled", "client", "detached", "granted", "name", "outgoing", "parcel", "problem", "result",
-        "seq", "stage",
-    )  # fmt: skip
-
-    def __init__(self, client: bytes, seq: int, name: str, detached: bool = False) -> None:
-        self.detached = detached
-        """It goes on when its client is gone."""
-        self.client = client
-        self.seq = seq
-        self.name = name
-        self.stage = Stage.ARRIVING
-        self.cancelled = False
-        """It has been told. Once is enough: it may be cleaning up."""
-        self.parcel: Unpacked | None = None
-        self.problem: Exception | None = None
-        """Why the payload can't be used."""
-        self.granted = 0
-        self.result: tuple[ResultItem, Parcel | None] | None = None
-        self.outgoing: Outgoing | None = None
-
-    @property
-    def key(self) -> tuple[bytes, int]:
-        """The call's client uuid and seq."""
-        return self.client, self.seq
-
-    @property
-    def complete(self) -> bool:
-        """Nothing of its payload is still to come."""
-        return self.parcel is None or not self.parcel.missing
-
-
-def _size(call: Call) -> int:
-    """Bytes of its result."""
-    parcel = call.result[1] if call.result is not None else None
-    if parcel is None:
-        return 0
-    return parcel.nbytes + (sum([len(chunk) for chunk in parcel.chunks]) if parcel.chunks else 0)
-
-
-class _Client:
-    """What is here of one client."""
-
-    __slots__ = ("begun", "calls", "kept", "large", "line", "parked", "retained", "watermark")
-
-    def __init__(self, begun: int) -> None:
-        self.begun = begun
-        """Calls below this number may have run before this engine was told to forget the client."""
-        self.calls: dict[int, Call] = {}
-        """All that is known, by seq."""
-        self.line: deque[Call] = deque()
-        """ARRIVING calls in order; the first one's payload is incomplete."""
-        self.large: dict[int, Call] = {}
-        """Calls with chunked payloads that have not started, in order: the first few are granted."""
-        self.retained: dict[int, Call] = {}
-        """DONE and not acknowledged."""
-        self.kept = 0
-        """Bytes of their results."""
-        self.parked: list[Call] = []
-        """Calls whose turn it was while that was too much, in order."""
-        self.watermark = 0
 
 
 class EngineState:
@@ -182,7 +106,7 @@ class EngineState:
         self._pace = pace
         self._memory = memory
         self._connected = True
-        self._clients: dict[bytes, _Client] = {}
+        self._clients: dict[bytes, ClientCalls] = {}
         self._forgotten: OrderedDict[bytes, int] = OrderedDict()
         """How far it had come with the calls of clients that it was told to forget: they may come back, to a
         controller that doesn't know that they were given up, and what has begun must not begin again."""
@@ -192,7 +116,7 @@ class EngineState:
         """To be sent with the next flush."""
         self._fresh: list[Call] = []
         """To be accepted with the next flush, unless they have ended by then."""
-        self._granting: dict[bytes, _Client] = {}
+        self._granting: dict[bytes, ClientCalls] = {}
         """Clients to which a grant may be due."""
         self._sending: dict[Call, None] = {}
         """Results with chunks that have not been sent."""
@@ -229,7 +153,7 @@ class EngineState:
         uuid = message.client
         client = self._clients.get(uuid)
         if client is None:
-            client = self._clients[uuid] = _Client(self._forgotten.pop(uuid, 0))
+            client = self._clients[uuid] = ClientCalls(self._forgotten.pop(uuid, 0))
         self._advance(client, message.watermark)
         position = 0
         for item in message.calls:
@@ -247,7 +171,7 @@ class EngineState:
                     client, Call(uuid, item.seq, item.name, bool(item.flags & DETACHED)), item, part
                 )
 
-    def _arrived(self, client: _Client, call: Call, item: CallItem, frames: Sequence[Any]) -> None:
+    def _arrived(self, client: ClientCalls, call: Call, item: CallItem, frames: Sequence[Any]) -> None:
         client.calls[call.seq] = call
         try:
             call.parcel = unpack(item.body, frames, nobjects=2, memory=self._memory)
@@ -296,7 +220,7 @@ class EngineState:
         if call.complete:
             self._advance_line(client)
 
-    def _advance_line(self, client: _Client) -> None:
+    def _advance_line(self, client: ClientCalls) -> None:
         """Calls whose payload is here, and that of all before them, may run."""
         line = client.line
         while line and line[0].complete:
@@ -304,7 +228,7 @@ class EngineState:
             if call.stage is Stage.ARRIVING:
                 self._enqueue(call)
 
-    def _forget_line(self, client: _Client) -> None:
+    def _forget_line(self, client: ClientCalls) -> None:
         """What has not arrived whole, and what came behind it, will be sent again."""
         for call in client.line:
             if call.stage is Stage.ARRIVING:
@@ -322,7 +246,7 @@ class EngineState:
                     self._acknowledged(client, seq)
         self._advance(client, message.watermark)
 
-    def _advance(self, client: _Client, watermark: int) -> None:
+    def _advance(self, client: ClientCalls, watermark: int) -> None:
         """Everything below the client's watermark is answered and acknowledged."""
         if watermark > client.watermark:
             client.watermark = watermark
@@ -330,11 +254,11 @@ class EngineState:
                 for seq in [seq for seq in client.retained if seq < watermark]:
                     self._acknowledged(client, seq)
 
-    def _acknowledged(self, client: _Client, seq: int) -> None:
+    def _acknowledged(self, client: ClientCalls, seq: int) -> None:
         call = client.retained.pop(seq, None)
         if call is not None:
             del client.calls[seq]
-            client.kept -= _size(call)
+            client.kept -= size_of(call)
             self._drop_result(call)
             if client.parked and client.kept <= MOST_KEPT:
                 self._queue.extendleft(reversed(client.parked))
@@ -420,15 +344,18 @@ class EngineState:
                 self._drop_result(call)
         self._say_absent(uuid, dropped)
         if kept:
-            self._keep_for_heir(uuid, kept)
+            self._keep_for_heir(uuid, kept, client.parked)
 
-    def _keep_for_heir(self, uuid: bytes, calls: Sequence[Call]) -> None:
+    def _keep_for_heir(self, uuid: bytes, calls: Sequence[Call], parked: Sequence[Call]) -> None:
         """These calls of a client that is gone go on; their results are the controller's."""
-        heir = self._clients[uuid] = _Client(self._forgotten.pop(uuid))
+        heir = self._clients[uuid] = ClientCalls(self._forgotten.pop(uuid))
         for call in calls:
             heir.calls[call.seq] = call
             if call.stage is Stage.DONE:
                 heir.retained[call.seq] = call
+                heir.kept += size_of(call)
+            elif call in parked:
+                self._queue.append(call)
             self._again(call)
 
     # --- running ------------------------------------------------------------------------------------
@@ -487,7 +414,7 @@ class EngineState:
         call.result = (item, parcel)
         client.retained[call.seq] = call
         if parcel is not None:
-            client.kept += _size(call)
+            client.kept += size_of(call)
         if self._connected:
             self._send_result(call)
 

@@ -8,7 +8,8 @@ from directview._client_calls import Stage as ClientStage
 from directview._client_state import ClientState
 from directview.controller._queues import EngineQueue
 from directview.controller._state import Controller
-from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage, _size
+from directview.engine._calls import size_of
+from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage
 
 __all__ = ["check_client", "check_controller", "check_engine", "check_queue", "leftovers"]
 
@@ -48,7 +49,7 @@ def check_engine(state: EngineState) -> None:
             assert call.seq == seq
             assert (call.stage is Stage.DONE) == (seq in client.retained)
             assert (call.result is not None) == (call.stage is Stage.DONE)
-        assert client.kept == sum([_size(call) for call in client.retained.values()])
+        assert client.kept == sum([size_of(call) for call in client.retained.values()])
         assert not client.parked or client.kept > 0
         if client.line:
             assert not client.line[0].complete
