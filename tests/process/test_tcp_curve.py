@@ -36,9 +36,11 @@ for half a second."""
 
 @pytest.fixture(scope="module")
 def rc(own_folders: Path) -> Iterator[Client]:
-    """Two engines by unix socket, and a TCP port."""
-    with Cluster(n=2, ip="127.0.0.1") as client:
-        yield client
+    """Two engines by unix socket, and a TCP port. None shares memory: they stand for other machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIRECTVIEW_SHARED_MEMORY", "0")
+        with Cluster(n=2, ip="127.0.0.1") as client:
+            yield client
 
 
 def contents(rc: Client, role: str = "client") -> dict[str, Any]:
