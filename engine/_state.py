@@ -70,8 +70,9 @@ _BATCH: Final = 4096
 _OVERHEAD: Final = 64
 """Bytes that a result takes in a header beside its body, at most."""
 _CHOSEN: Final = (BALANCED,)
-MOST_KEPT: Final = 256 << 20
-"""Bytes of results that a client may leave with this engine until it is given no more."""
+MOST_KEPT: Final = 4 << 30
+"""Bytes of results that a client may leave with this engine until it is given no more. A lot: while it waits, its
+calls take up the engine's window, and others' wait behind them until it is given up."""
 _MOST_FORGOTTEN: Final = 65_536
 """Clients that are gone and of which an engine still knows how far it had come with their calls."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -83,38 +81,6 @@ def test_a_flood_of_calls_stays_with_the_client_that_makes_it(rc: Client, n: int
         assert flood.stdout.readline() == "answered\n"
     assert flood.returncode == 0
     assert size(controller(rc)) < before[0] + 60
-
-
-FROZEN = """\
-import sys, time
-from directview import Client
-with Client(sys.argv[1]) as rc:
-    results = [rc[0].apply_async(bytes, 1_000_000) for n in range(1000)]
-    results[0].get()
-    print("there", flush=True)
-    time.sleep(1000)
-"""
-
-
-@pytest.mark.slow
-def test_a_client_that_reads_nothing_costs_a_bounded_amount(rc: Client) -> None:
-    """Of the gigabyte that it has asked for, the engine makes a quarter; and goes on with others' calls."""
-    assert rc.cluster is not None
-    pid = rc.engine_infos[0].pid
-    before, most = size(pid), 0.0
-    with subprocess.Popen(
-        [sys.executable, "-c", FROZEN, rc.cluster.connection_file], stdout=subprocess.PIPE, text=True
-    ) as frozen:
-        assert frozen.stdout is not None
-        assert frozen.stdout.readline() == "there\n"
-        os.kill(frozen.pid, signal.SIGSTOP)
-        until = time.monotonic() + 4.0
-        while time.monotonic() < until:
-            most = max(most, size(pid))
-            others_go_on(rc, 0, 1)
-        frozen.kill()
-    # What it keeps, twice while it is on its way out; the rest is the allocator's.
-    assert most - before < 700
 
 
 def test_a_generator_without_a_reader_waits(rc: Client) -> None:
