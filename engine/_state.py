@@ -71,8 +71,8 @@ _OVERHEAD: Final = 64
 """Bytes that a result takes in a header beside its body, at most."""
 _CHOSEN: Final = (BALANCED,)
 MOST_KEPT: Final = 4 << 30
-"""Bytes of results that a client may leave with this engine until it is given no more. A lot: while it waits, its
-calls take up the engine's window, and others' wait behind them until it is given up."""
+"""Bytes of results that a client may leave here until it is given no more. While it waits, its calls fill the
+engine's window, and others' wait behind them."""
 _MOST_FORGOTTEN: Final = 65_536
 """Clients that are gone and of which an engine still knows how far it had come with their calls."""
 
