@@ -7,6 +7,7 @@ another. A busy one may take hours: whoever has room then goes ahead, after a sh
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -62,13 +63,19 @@ class Sending:
         """What is to be sent now."""
         # Those that wait first: there may be shared memory for them again.
         moved, self._moved = {**self._held_back, **self._moved}, {}
-        for seq, call in moved.items():
-            if call.outgoing is not None:
-                yield from self._ready(call, patient=True)
-                if call.outgoing.held_back:
-                    self._held_back[seq] = call
-                else:
-                    self._held_back.pop(seq, None)
+        line = deque(moved.values())
+        while line:  # A piece of each in turn, so that no engine waits while another one gets all.
+            call = line.popleft()
+            if call.outgoing is None:
+                continue
+            piece = next(call.outgoing.ready(patient=True), None)
+            if piece is not None:
+                yield piece.message(self._uuid, call.seq, piece.receivers, ARGUMENT), piece.frames
+                line.append(call)
+            elif call.outgoing.held_back:
+                self._held_back[call.seq] = call
+            else:
+                self._held_back.pop(call.seq, None)
         if not self._held_back:
             self.deadline = None
         elif self.deadline is None:
@@ -82,9 +89,5 @@ class Sending:
         held_back, self._held_back = self._held_back, {}
         for call in held_back.values():
             if call.outgoing is not None:
-                yield from self._ready(call, patient=False)
-
-    def _ready(self, call: Call, *, patient: bool) -> Iterator[Outbound]:
-        assert call.outgoing is not None
-        for piece in call.outgoing.ready(patient):
-            yield piece.message(self._uuid, call.seq, piece.receivers, ARGUMENT), piece.frames
+                for piece in call.outgoing.ready(patient=False):
+                    yield piece.message(self._uuid, call.seq, piece.receivers, ARGUMENT), piece.frames

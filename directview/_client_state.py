@@ -24,6 +24,7 @@ acknowledged through it when calls go on, and in words soon after they stop.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from directview._client_acks import Acknowledgements
@@ -523,8 +524,12 @@ class ClientState:
         events, self._events = self._events, []
         return events
 
-    def flush(self) -> list[Outbound]:
-        """What is to be sent now, in order. Nothing while there is no connection."""
+    def flush(self) -> Iterable[Outbound]:
+        """What is to be sent now, in order; nothing while there is no connection.
+
+        Send each one before taking the next: a piece of a large buffer is put into shared memory when it is
+        taken, and the engine reads it while the next one is put there.
+        """
         if self._new:
             self._admit_new()
         if not self._connected:
@@ -538,9 +543,7 @@ class ClientState:
             out.extend(self._acks.say(self.watermark))
         if self._incoming:
             out.extend(self._incoming.grants())
-        if self._sending:
-            out.extend(self._sending.chunks(self._now))
-        return out
+        return chain(out, self._sending.chunks(self._now)) if self._sending else out
 
     def _admit_new(self) -> None:
         """Put new calls in their engines' lines."""

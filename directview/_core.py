@@ -55,6 +55,7 @@ from directview.wire.host import proof
 from directview.wire.link import CLIENT
 from directview.wire.messages import (
     PROTOCOL_VERSION,
+    Chunk,
     Engines,
     Hello,
     Message,
@@ -472,6 +473,8 @@ class Core(Deliveries):
             self._session.expect_end()
             return
         self._state.receive(message, frames, time.monotonic())
+        if type(message) is Chunk and message.place >= 0:
+            self._send()  # Its sender waits for the slot, and there may be many more to copy in this turn.
 
     def _process(self, events: Sequence[Event]) -> None:
         for event in events:

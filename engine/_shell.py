@@ -40,7 +40,7 @@ from directview.wire.arena import arena
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
 from directview.wire.link import Heartbeat
-from directview.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, Message, Stop, Welcome
+from directview.wire.messages import PROTOCOL_VERSION, Chunk, Goodbye, Hello, Message, Stop, Welcome
 from directview.wire.session import Session
 
 __all__ = ["EngineShell"]
@@ -237,6 +237,8 @@ class EngineShell:
             return
         with self._outbox.lock:
             self._state.receive(message, frames)
+        if type(message) is Chunk and message.place >= 0:
+            self._outbox.flush()  # Its sender waits for the slot, and there may be many more in this turn.
 
     def _lost(self, reason: str) -> None:
         log.info("the connection to the controller was lost: %s", reason)

@@ -26,8 +26,8 @@ whatever was lost on the way.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, Final
 
 from directview.engine._calls import Call, ClientCalls, Stage, size_of
@@ -442,8 +442,8 @@ class EngineState:
         """`flush` may have something to send."""
         return bool(self._results or self._fresh or self._answers or self._granting or self._granted)
 
-    def flush(self) -> list[Outbound]:
-        """What is to be sent now, in order."""
+    def flush(self) -> Iterable[Outbound]:
+        """What is to be sent now, in order: each before the next is taken (see the client's)."""
         out = self._answers
         self._answers = []
         if self._results:
@@ -452,9 +452,7 @@ class EngineState:
             out.extend(self._accepts())
         if self._granting:
             out.extend(self._grants())
-        if self._granted:
-            out.extend(self._chunks())
-        return out
+        return chain(out, self._chunks()) if self._granted else out
 
     def _result_messages(self) -> Iterator[Outbound]:
         results = list(self._results)

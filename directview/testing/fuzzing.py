@@ -154,7 +154,7 @@ def controller(data: bytes) -> None:
     routes = [b"%d" % number for number in range(len(peers))]
     for route, (role, uuid) in zip(routes, peers, strict=True):
         machine.greet(route, _hello(role, uuid, _SUPERVISOR if role == "engine" else b""), None, 0.0)
-    machine.flush()
+    list(machine.flush())
     now = 0.0
     for who, message, frames in _messages(data):
         route = routes[who % len(routes)]
@@ -169,7 +169,7 @@ def controller(data: bytes) -> None:
             machine.receive(route, message, encode(message), frames, now)
         if (deadline := machine.next_deadline()) is not None and deadline <= now:
             machine.tick(now)
-        machine.flush()
+        list(machine.flush())
         check_controller(machine)
 
 
@@ -190,7 +190,7 @@ def engine(data: bytes) -> None:
         if who % 2 and (call := state.next_call()) is not None:
             state.finished(call, OK, 1.0, 2.0, None)
         check_engine(state)
-        state.flush()
+        list(state.flush())
 
 
 def client(data: bytes) -> None:
@@ -213,7 +213,7 @@ def client(data: bytes) -> None:
                 state.receive(message, frames, 0.0)
             except ProtocolError:
                 pass
-        state.flush()
+        list(state.flush())
         check_client(state)
         for _ in state.events():
             pass

@@ -34,7 +34,7 @@ def connected(engines: int) -> ClientState:
     state = ClientState(ME, PACE)
     infos = tuple([EngineInfo(id, bytes([id]) * 16, 1, "h", "3", b"") for id in range(engines)])
     state.welcome(Welcome(1, 1, -1, "wait", 60.0, 100, 1 << 20, infos))
-    state.flush()
+    list(state.flush())
     return state
 
 
@@ -42,7 +42,7 @@ def gathers(state: ClientState, engines: int) -> Call:
     call = Call(state.next_seq, "gather", range(engines), pack((Packed(b"f", ()),) * 2), None)
     call.adjacent = Adjacent(range(engines))
     state.submit(call)
-    state.flush()
+    list(state.flush())
     return call
 
 

@@ -651,7 +651,7 @@ def test_no_message_in_any_order_upsets_it(steps: list[Any]) -> None:
                 state.receive(step, [b"frame"] * 50, 0.0)
             except ProtocolError:
                 pass
-        state.flush()
+        list(state.flush())
         check_client(state)
         for event in state.events():
             if isinstance(event, Ended | Gone):
@@ -662,7 +662,7 @@ def test_no_message_in_any_order_upsets_it(steps: list[Any]) -> None:
 def test_a_question_follows_the_calls_that_were_made_before_it() -> None:
     """So that the answer counts them."""
     state = client(0)
-    state.flush()
+    list(state.flush())
     call(state, 0)
     state.query(1, "status", {})
     call(state, 0)

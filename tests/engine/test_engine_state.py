@@ -549,5 +549,5 @@ def test_no_message_in_any_order_upsets_it(steps: list[Any]) -> None:
             except ProtocolError:
                 pass
         check_engine(state)
-        state.flush()
+        list(state.flush())
     check_engine(state)
