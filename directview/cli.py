@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from directview.commands import clusters, demo, keys, logs, report, stack, starting, status, trace
+from directview.commands import cleaning, clusters, demo, keys, logs, report, stack, starting, status, trace
 
 __all__ = ["main"]
 
@@ -34,6 +34,7 @@ for _command in (
     starting.start,
     clusters.stop,
     clusters.list_clusters,
+    cleaning.clean,
     status.status,
     logs.logs,
     stack.stack,

@@ -51,7 +51,7 @@ from directview.client import Client
 from directview.connection import ConnectionInfo, new_cluster_id
 from directview.controller.options import ControllerOptions
 from directview.errors import LaunchError
-from directview.folders import ProfileLock, private_folder, profile_folder, remove_folder, sweep
+from directview.folders import ProfileLock, private_folder, profile_folder, remove_private, sweep
 from directview.supervisor.control import SupervisorFile, request
 from directview.supervisor.options import SupervisorOptions
 from directview.supervisor.paths import launcher_path
@@ -514,7 +514,7 @@ class Cluster:
         """It is no more: nothing to be stopped, at exit or otherwise."""
         private = self.profile is None and not self._found and self.shutdown_atexit
         if private and self._folder is not None and self._pid == os.getpid():
-            remove_folder(self._folder)
+            remove_private(self._folder)
         _started.discard(self)
         self._supervisor = self._info = None
 

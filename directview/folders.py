@@ -43,12 +43,15 @@ __all__ = [
     "FolderError",
     "ProfileInUse",
     "ProfileLock",
+    "SUPERVISOR_LOCK",
     "TAKEOVER_FILES",
     "cluster_folders",
     "folder_of_file",
     "private_folder",
+    "private_sockets",
     "profile_folder",
     "remove_folder",
+    "remove_private",
     "runtime_folder",
     "socket_path",
     "state_folder",
@@ -59,6 +62,9 @@ __all__ = [
 DEFAULT_PROFILE: Final = "default"
 TAKEOVER_FILES: Final = ("controller.json", "engines.json")
 """What a controller leaves in its folder for one that takes over when it has died."""
+SUPERVISOR_LOCK: Final = "supervisor.lock"
+"""Held by the supervisor in a private folder. Where it has only engines, for a cluster elsewhere, there is no
+controller to hold a lock, and one that has died holds none until another has taken over."""
 
 MAX_SOCKET_PATH: Final = 100
 """Of the 107 bytes that Linux allows (103 on macOS)."""
@@ -189,21 +195,23 @@ def sweep() -> None:
         try:
             if now - folder.stat().st_mtime < _SWEEP_AGE:
                 continue
-            lock = ProfileLock(folder, folder.name)
-            lock.acquire()
+            with ProfileLock(folder, folder.name, SUPERVISOR_LOCK), ProfileLock(folder, folder.name):
+                remove_private(folder)
         except (OSError, DirectViewError):
             continue
-        left = [socket_path(folder.name)]
-        try:
-            control = Path(json.loads((folder / "supervisor.json").read_text())["control"])
-            if control.parent == left[0].parent:
-                left.append(control)
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        remove_folder(folder)
-        for path in left:
-            path.unlink(missing_ok=True)
-        lock.release()
+
+
+def private_sockets(folder: Path) -> tuple[Path, Path]:
+    """The sockets of whoever has this private folder: the controller's, and the supervisor's for requests."""
+    cluster_id = unquote(folder.name)
+    return socket_path(cluster_id), socket_path(cluster_id, "control")
+
+
+def remove_private(folder: Path) -> None:
+    """Remove a private cluster's folder and its sockets; what is gone already is fine."""
+    remove_folder(folder)
+    for path in private_sockets(folder):
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
@@ -219,10 +227,11 @@ class ProfileLock:
     Args:
         folder: the cluster's folder; it must exist.
         name: what to call the cluster in the error.
+        file: name of the file that is locked.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._path = folder / "lock"
+    def __init__(self, folder: Path, name: str, file: str = "lock") -> None:
+        self._path = folder / file
         self._name = name
         self._fd = -1
 

@@ -11,6 +11,7 @@ import click
 
 __all__ = [
     "chosen",
+    "detached_options",
     "ip_option",
     "log_level_option",
     "metrics_option",
@@ -50,6 +51,36 @@ def chosen(function: Callable[..., T]) -> Callable[..., T]:
         ),
         click.option("--cluster-id", metavar="ID", help="The cluster with this id (or beginning of one)."),
         click.option("--profile", metavar="NAME", help="The cluster of this name. [default: default]"),
+    ):
+        function = option(function)
+    return function
+
+
+def detached_options(function: Callable[..., T]) -> Callable[..., T]:
+    """The options that bound what is kept of detached calls, named as the arguments of Cluster."""
+    for option in (
+        click.option(
+            "--detached-age",
+            default=7 * 86_400.0,
+            type=click.FloatRange(0),
+            metavar="SECONDS",
+            help="Keep results of detached calls for so long. [default: 7 days]",
+        ),
+        click.option(
+            "--detached-bytes",
+            default=256 << 20,
+            type=click.IntRange(0),
+            metavar="N",
+            help="Keep results of detached calls of so many bytes, together. [default: 256 MiB]",
+        ),
+        click.option(
+            "--detached-results",
+            default=10_000,
+            show_default=True,
+            type=click.IntRange(0),
+            metavar="N",
+            help="Keep so many results of detached calls.",
+        ),
     ):
         function = option(function)
     return function

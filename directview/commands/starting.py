@@ -12,6 +12,7 @@ import click
 
 from directview.commands.options import (
     chosen,
+    detached_options,
     ip_option,
     log_level_option,
     metrics_option,
@@ -44,6 +45,7 @@ __all__ = ["add_engines", "controller", "engine", "start"]
 @resilient_option
 @restart_engines_option
 @on_start_option
+@detached_options
 @log_level_option
 @metrics_option
 @trace_option
@@ -61,6 +63,7 @@ def start(
     log_level: str | None,
     metrics: str | None,
     trace: bool,
+    **detached: Any,
 ) -> None:
     """Start a controller and engines. Ctrl-C stops all of it."""
     from directview.cluster import Cluster
@@ -79,6 +82,7 @@ def start(
         metrics=metrics,
         trace=trace,
         shutdown_atexit=not daemonize,
+        **detached,
     )
     sys.exit(run(_start(cluster, daemonize)))
 
@@ -185,6 +189,7 @@ async def _add_engines(
 @port_option
 @store_option
 @resilient_option
+@detached_options
 @log_level_option
 @metrics_option
 @trace_option
@@ -198,6 +203,7 @@ def controller(
     log_level: str | None,
     metrics: str | None,
     trace: bool,
+    **detached: Any,
 ) -> None:
     """Run a controller alone, in the foreground; engines come by other commands.
 
@@ -224,6 +230,7 @@ def controller(
         log_level=log_level or "",
         metrics=metrics or "",
         trace=trace,
+        **detached,
     )
     sys.exit(serve(options))
 

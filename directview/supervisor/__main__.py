@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from directview._log_writing import ProcessLog, text_handler
+from directview.folders import SUPERVISOR_LOCK, ProfileLock
 from directview.supervisor._child import become, fork
 from directview.supervisor._controller import ControllerProcess, run_fresh_controller
 from directview.supervisor._forkserver import ForkServer, RunEngine
@@ -120,10 +121,14 @@ def supervise(
     if options.controller is not None:
         controller = ControllerProcess(options.controller, options.sys_path, controller_pid, ready)
     supervisor = Supervisor(options, uuid, host, uplink, controller, fork_server_pid)
+    lock = ProfileLock(Path(options.folder), options.cluster_id, SUPERVISOR_LOCK)
+    if options.private:  # After the forks: a lock is as long held as any copy of its descriptor is open.
+        lock.acquire()
     try:
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             return runner.run(supervisor.run())
     finally:
+        lock.release()
         log.close()
 
 

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from directview._trace_writing import TRACE_FOLDER
-from directview.folders import TAKEOVER_FILES, remove_folder, socket_path, stop_reason_file
+from directview.folders import (
+    TAKEOVER_FILES,
+    private_sockets,
+    remove_private,
+    socket_path,
+    stop_reason_file,
+)
 from directview.supervisor._control import ControlServer
 from directview.supervisor._controller import ControllerProcess
 from directview.supervisor._hosts import EngineHost, ForkServerHost
@@ -173,9 +179,7 @@ class Supervisor:
 
     async def _serve(self) -> None:
         if self._fork_server_pid:
-            self._control = ControlServer(
-                self, str(socket_path(self.options.cluster_id, f"control-{self.uuid.hex()}"))
-            )
+            self._control = ControlServer(self, str(_control_path(self.options, self.uuid)))
             await self._control.start()
         if self._controller is not None:
             self._controller.watch(self._controller_says)
@@ -545,6 +549,13 @@ def tail(path: Path) -> str:
     return "\n".join(lines[-_TAIL_LINES:])
 
 
+def _control_path(options: SupervisorOptions, uuid: bytes) -> Path:
+    """Where it listens. A private folder has one supervisor ever: whoever removes that knows the socket."""
+    if options.private:
+        return private_sockets(Path(options.folder))[1]
+    return socket_path(options.cluster_id, f"control-{uuid.hex()}")
+
+
 def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
     """Remove what must not outlive the cluster: all of a private folder; of a profile's, all but its logs.
 
@@ -556,7 +567,7 @@ def clean_folder(options: SupervisorOptions, supervisor_pid: int) -> None:
     if file is not None and ours:
         Path(file.control).unlink(missing_ok=True)
     if options.private:
-        remove_folder(folder)
+        remove_private(folder)
     elif not ours:
         return
     else:

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from directview import Client, cli, connection, folders
+from directview import Client, Cluster, cli, connection, folders
 from directview.connection import ConnectionInfo
+from directview.controller.options import ControllerOptions
 from directview.errors import LaunchError
+from directview.supervisor.options import SupervisorOptions
 
 DEADLINE = 30.0
 
@@ -299,6 +301,40 @@ def test_a_controller_alone_and_an_engine_alone() -> None:
             controller.kill()
             engine.kill()
     assert "no clusters" in run("list").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (10_000, 256 << 20, 7 * 86_400.0)),
+        (
+            ["--detached-results", "3", "--detached-bytes", "4096", "--detached-age", "0.5"],
+            (3, 4096, 0.5),
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["start", "controller"])
+def test_bounds_of_detached_results_reach_the_controller(
+    name: str, arguments: list[str], expected: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By either command; without them, as for a Cluster."""
+    seen: list[Any] = []
+
+    def serve(options: ControllerOptions) -> int:
+        seen.append(options)
+        return 0
+
+    def prepare(cluster: Cluster, n: int) -> SupervisorOptions:
+        options = options_of(cluster, n)
+        seen.append(ControllerOptions.from_dict(options.controller or {}))
+        raise LaunchError("seen enough")
+
+    options_of = Cluster._options
+    monkeypatch.setattr("directview.controller.__main__.run", serve)
+    monkeypatch.setattr(Cluster, "_options", prepare)
+    run(name, *arguments)
+    (options,) = seen
+    assert (options.detached_results, options.detached_bytes, options.detached_age) == expected
 
 
 @pytest.mark.process
