@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,3 +102,10 @@ def test_a_public_module_exports_what_it_says(name: str) -> None:
     assert len(exported) == len(set(exported))
     for export in exported:
         assert hasattr(module, export), f"{name}.__all__ names {export}, which is not there"
+
+
+def test_the_controller_needs_neither_arrays_nor_pickles() -> None:
+    """It is forked before numpy is imported, and starts the sooner for it."""
+    code = "import directview.controller.__main__, sys; print(*{'numpy', 'cloudpickle'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from directview.wire import arena
+from directview.wire import idle
 
 __all__ = ["Holdings", "no_leaks"]
 
@@ -132,7 +132,7 @@ def no_leaks(
     before = Holdings.now(folder, mark)
     yield lambda: Holdings.now(folder, mark).beyond(before)
     deadline = time.monotonic() + patience
-    arena.trim(0.0)  # What is kept for a while to be used again is no leak.
+    idle.trim(0.0)  # What is kept for a while to be used again is no leak.
     while left := Holdings.now(folder, mark).beyond(before):
         if time.monotonic() > deadline:
             raise AssertionError("left behind:\n  " + "\n  ".join(left))

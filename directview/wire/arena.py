@@ -28,6 +28,8 @@ from typing import Any, Final, Protocol
 import msgpack
 import numpy as np
 
+from directview.wire.idle import IDLE_SECONDS, register
+
 __all__ = [
     "LIMIT_BYTES",
     "SLOT_BYTES",
@@ -36,8 +38,6 @@ __all__ = [
     "Reader",
     "SharedMemory",
     "arena",
-    "trim",
-    "trim_also",
 ]
 
 SLOT_BYTES: Final = 4 << 20
@@ -45,7 +45,6 @@ SLOT_BYTES: Final = 4 << 20
 the caches of the processor."""
 LIMIT_BYTES: Final = 64 << 20
 """Most bytes of one process's arena, unless ``DIRECTVIEW_SHARED_MEMORY`` says otherwise (MiB; 0: none)."""
-_IDLE_SECONDS: Final = 5.0
 _TOKEN_BYTES: Final = 16
 _HEADER_BYTES: Final = 4096
 """Token and the places that the slots hold now. It bounds the number of slots."""
@@ -196,7 +195,7 @@ class Arena:
                 self._idle.append(slot)
                 self._used_at = time.monotonic()
 
-    def trim(self, seconds: float = _IDLE_SECONDS) -> None:
+    def trim(self, seconds: float = IDLE_SECONDS) -> None:
         """Let go of what has not been used for that long: the slots' memory, and arenas of others.
 
         Those keep the memory of a process that has ended. A transfer that goes on keeps what it reads.
@@ -297,14 +296,6 @@ def _mapped(reference: bytes) -> Mapped | None:
     return None
 
 
-_also_trim: list[Callable[[float], None]] = []
-
-
-def trim_also(trim: Callable[[float], None]) -> None:
-    """Have something else that keeps shared memory for a while be trimmed, too."""
-    _also_trim.append(trim)
-
-
 _arenas: dict[int, Arena] = {}
 """By pid: a forked child must have its own."""
 
@@ -322,10 +313,9 @@ def arena() -> Arena:
     return made
 
 
-def trim(seconds: float = _IDLE_SECONDS) -> None:
+@register
+def _trim(seconds: float) -> None:
     """Let go of what this process's arena has not used for that long."""
     made = _arenas.get(os.getpid())
     if made is not None:
         made.trim(seconds)
-    for also in _also_trim:
-        also(seconds)

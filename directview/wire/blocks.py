@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["IDLE_BYTES", "IDLE_SECONDS", "SMALLEST", "BlockPool", "copied", "joined", "take", "trim"]
+from directview.wire.idle import IDLE_SECONDS, register
+
+__all__ = ["IDLE_BYTES", "SMALLEST", "BlockPool", "copied", "joined", "take"]
 
 IDLE_BYTES: Final = 256 << 20
 """Most bytes that are kept for later."""
-IDLE_SECONDS: Final = 5.0
-"""How long a block is kept, at least; it goes with the next `trim` after that."""
 SMALLEST: Final = 1 << 20
 """Smaller ones are malloc's business, which reuses what it has."""
 _WASTE: Final = 1.25
@@ -138,4 +138,4 @@ def _lease_of(owner: Any) -> _Lease | None:
 
 _pool = BlockPool()
 take = _pool.take
-trim = _pool.trim
+register(_pool.trim)

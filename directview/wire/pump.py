@@ -22,7 +22,7 @@ import zmq.asyncio
 import zmq.backend
 from typing_extensions import Buffer
 
-from directview.wire import arena, blocks
+from directview.wire import idle
 from directview.wire.messages import MAX_FRAME_BYTES, MAX_FRAMES
 from directview.wire.sockets import SMALL_FRAME, Frame
 
@@ -266,8 +266,7 @@ class Pump:
         if self._closed:
             return
         self._watchdog_timer = self._loop.call_later(WATCHDOG_SECONDS, self._watch)
-        blocks.trim()
-        arena.trim()
+        idle.trim()
         silent = self.received == self._seen_by_watchdog
         self._seen_by_watchdog = self.received
         if not silent or self._scheduled or self._turns_open or self._poller.poll(0):

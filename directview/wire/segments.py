@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgpack
 
 from directview.errors import SerializationError
-from directview.wire.arena import trim_also
+from directview.wire.idle import register
 from directview.wire.objects import loads
 from directview.wire.parcels import Packed
 
@@ -162,6 +162,7 @@ def drop(tokens: Sequence[bytes]) -> None:
             _mapped.pop(token, None)
 
 
+@register
 def _trim(seconds: float) -> None:
     """Let go of segments that nobody has asked for for that long. They are mapped again when they are."""
     if not _mapped:
@@ -170,6 +171,3 @@ def _trim(seconds: float) -> None:
     with _lock:
         for token in [token for token, found in _mapped.items() if found.asked_at <= since]:
             del _mapped[token]
-
-
-trim_also(_trim)

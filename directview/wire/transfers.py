@@ -14,10 +14,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from directview.wire.arena import SharedMemory
 from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS, Chunk
+
+if TYPE_CHECKING:  # The controller counts with transfers, and needs none of the rest.
+    from directview.wire.arena import SharedMemory
 
 __all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from directview.wire import blocks
+from directview.wire import blocks, idle
 from directview.wire.blocks import SMALLEST, BlockPool
 
 MB = 1 << 20
@@ -81,4 +81,4 @@ def test_garbage_may_be_collected_while_a_block_is_looked_for() -> None:
 
 def test_there_is_one_pool_for_all() -> None:
     assert blocks.take(SMALLEST).shape == (SMALLEST,)
-    blocks.trim(0.0)
+    idle.trim(0.0)
