@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overlo
 from directview._display import Displayed
 from directview._metadata import METADATA_KEYS, CallMetadata
 from directview._waiting import CallOwner, Counted, logger
-from directview.errors import TimeoutError
+from directview.errors import ClientClosed, TimeoutError
 
 if TYPE_CHECKING:
     from directview._trace_reading import Step
@@ -406,9 +406,18 @@ class AsyncResult(Displayed[T], Generic[T]):
             return
         if self._errors is not None and self._errors.looked:  # at another one like this
             return
+        if _of_closing(error):  # Whoever closes a client knows that its calls end; there may be a million.
+            return
         logger.error(
             "%s on %s failed, and nobody looked at the result", self._name, self.targets, exc_info=error
         )
+
+
+def _of_closing(error: BaseException) -> bool:
+    """Whether a call failed because its own client was closed, and for nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all([_of_closing(part) for part in error.exceptions])
+    return isinstance(error, ClientClosed)
 
 
 def _any_done(parts: Sequence[AsyncResult[Any]]) -> bool:

@@ -17,7 +17,7 @@ import pytest
 
 from directview import errors
 from directview._metadata import msg_id, parse_msg_id
-from directview.errors import CompositeError, RemoteError, TaskAborted, WouldBlockLoop
+from directview.errors import ClientClosed, CompositeError, RemoteError, TaskAborted, WouldBlockLoop
 from directview.result import AsyncMapResult, AsyncResult, CallMetadata, CallOwner
 from directview.wire.exceptions import capture, rebuild
 
@@ -1106,6 +1106,20 @@ def test_a_failure_nobody_looked_at_is_logged_once(complaints: Callable[[], list
     assert complaints() == []
     del ar
     assert complaints() == ["f on [0] failed, and nobody looked at the result"]
+
+
+def test_a_call_that_its_clients_closing_has_ended_is_not_logged(complaints: Callable[[], list[str]]) -> None:
+    ar, both = one(), many(2)
+    ar._deliver_error(0, meta(), ClientClosed("the client was closed"))
+    for index in (0, 1):
+        both._deliver_error(index, meta(), ClientClosed("the client was closed"))
+    mixed = many(2)
+    mixed._deliver_error(0, meta(), ClientClosed("the client was closed"))
+    mixed._deliver_error(1, meta(), ValueError("unseen"))
+    del ar, both
+    assert complaints() == []
+    del mixed
+    assert len(complaints()) == 1
 
 
 @pytest.mark.parametrize("look", ["get", "exception", "successful", "await", "cancel", "index", "nothing"])
