@@ -2,9 +2,9 @@
 
 A cluster lives while somebody holds a lock in its folder, its supervisor's process runs, or any process has a
 file of the folder open. Engines that wait for another controller, of a resilient cluster, give no other sign
-of life; those started by hand not even this one, so as long as such engines run here, what a controller
-takes over by stays wherever it is. What was touched within the last minute may belong to a cluster that is
-being started. And a folder of another machine's cluster, in a home that both have, is that machine's affair.
+of life; those started by hand not even this one, but their command line says of which cluster they are. What
+was touched within the last minute may belong to a cluster that is being started. And a folder of another
+machine's cluster, in a home that both have, is that machine's affair.
 
 Shared memory needs none of this: it has no name, and goes with the last process that has it.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from directview._trace_writing import TRACE_FOLDER
 from directview.controller.takeover import Takeover
 from directview.errors import DirectViewError
 from directview.folders import (
+    DEFAULT_PROFILE,
     SUPERVISOR_LOCK,
     TAKEOVER_FILES,
     FolderError,
@@ -89,7 +91,7 @@ def clean(age: float, *, dry_run: bool = False) -> Iterator[Leftover]:
     for profile, folder in found:
         about = _about(folder)
         try:
-            alive = _lives(folder, about, users) or _awaits_controller(folder, users, age)
+            alive = _lives(folder, about, users) or _awaits_controller(folder, about, users, age)
             alive = alive or time.time() - _touched(folder, private=profile is None) < _YOUNG
         except FileNotFoundError:
             continue  # It is being removed, by its own processes.
@@ -158,28 +160,36 @@ class _Users(NamedTuple):
     """Those in which some process has a file open."""
     clusters: frozenset[str]
     """Ids of the clusters to which those belong: also where engines were added to one elsewhere."""
-    by_hand: bool
-    """Whether engines run that were started by hand: of which cluster they are, doesn't show."""
+    by_hand: frozenset[str]
+    """Profiles, and ids of clusters or beginnings of them, of engines that were started by hand."""
 
     @classmethod
     def of(cls, folders: Iterable[Path]) -> _Users:
         known = {folder.resolve(): folder for folder in folders}
         used: set[Path] = set()
-        by_hand = False
+        by_hand: set[str] = set()
         for process in psutil.process_iter():
             try:
                 paths = [Path(file.path) for file in process.open_files()]
                 theirs = {known[parent] for path in paths for parent in path.parents if parent in known}
-                by_hand = by_hand or (not theirs and _started_by_hand(process.cmdline()))
+                words = process.cmdline()
+                if "engine" in words and any(["directview" in word for word in words]):
+                    by_hand.add(_joined(words, process.cwd()))
             except (psutil.Error, OSError):
                 continue  # It has ended, or is another user's.
             used |= theirs
         clusters = frozenset([folder.name.partition("-engines-")[0] for folder in used])
-        return cls(frozenset(used), clusters, by_hand)
+        return cls(frozenset(used), clusters, frozenset(by_hand))
 
 
-def _started_by_hand(words: list[str]) -> bool:
-    return "engine" in words and any(["directview" in word for word in words])
+def _joined(words: list[str], cwd: str) -> str:
+    """The cluster that `directview engine` was told to join; empty, with which each id begins: unknown."""
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    options = dict(itertools.pairwise(split))
+    if "--file" in options:
+        path = Path(cwd, options["--file"])
+        return str(_contents(path / "engine.json" if path.is_dir() else path).get("cluster_id", ""))
+    return options.get("--cluster-id") or options.get("--profile") or DEFAULT_PROFILE
 
 
 def _lives(folder: Path, about: dict[str, Any], users: _Users) -> bool:
@@ -194,9 +204,10 @@ def _lives(folder: Path, about: dict[str, Any], users: _Users) -> bool:
     return file is not None and file.process() is not None
 
 
-def _awaits_controller(folder: Path, users: _Users, age: float) -> bool:
-    """Whether engines that don't show here may be waiting for another controller of this cluster."""
-    if users.by_hand:
+def _awaits_controller(folder: Path, about: dict[str, Any], users: _Users, age: float) -> bool:
+    """Whether engines that have nothing open here may be waiting for another controller of this cluster."""
+    names = (str(about.get("cluster_id", "")), str(about.get("profile", "")))
+    if any([names[0].startswith(joined) or names[1] == joined for joined in users.by_hand]):
         return (folder / TAKEOVER_FILES[0]).exists()
     try:
         left = Takeover.read(folder)
@@ -211,9 +222,13 @@ def _awaits_controller(folder: Path, users: _Users, age: float) -> bool:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """What the connection file says, or nothing."""
+    """What a cluster's connection file says, or nothing."""
+    return _contents(folder / "client.json")
+
+
+def _contents(path: Path) -> dict[str, Any]:
     try:
-        contents = json.loads((folder / "client.json").read_text())
+        contents = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return contents if isinstance(contents, dict) else {}

@@ -77,7 +77,7 @@ def named(own_folders: Path) -> Iterator[Path]:
     folder = folders.profile_folder("dead", create=True)
     takeover = {"cluster_id": "c0ffee", "ip": None, "port": 0, "store": None, "keys": None}
     contents = {
-        "client.json": {"cluster_id": "c0ffee", "hostname": socket.gethostname()},
+        "client.json": {"cluster_id": "c0ffee", "profile": "dead", "hostname": socket.gethostname()},
         "engine.json": {},
         "controller.json": takeover,
         "engines.json": {},
@@ -222,14 +222,36 @@ def test_a_living_engine_or_supervisor_keeps_what_a_controller_takes_over_by(nam
     with (added / "supervisor.log").open("a"):
         assert clean("--dry-run") == "nothing to remove\n"
     folders.remove_private(added)
-    by_hand = [sys.executable, "-c", "import time; time.sleep(60)", "directview", "engine"]
+    assert str(named / "controller.json") in clean("--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["--profile", "dead"], True),
+        (["--profile=dead"], True),
+        (["--cluster-id", "c0ff"], True),
+        (["--file", "FOLDER"], True),
+        (["--file", "FOLDER/client.json"], True),
+        (["--file", "/nowhere"], True),
+        (["--profile", "another"], False),
+        ([], False),
+    ],
+)
+def test_an_engine_started_by_hand_may_wait_for_a_controller(
+    named: Path, options: list[str], kept: bool
+) -> None:
+    """Of which cluster it is, its command line says; if not that, it may be of any."""
+    (named / "engine.json").write_text((named / "client.json").read_text())
+    age(named)
+    told = [option.replace("FOLDER", str(named)) for option in options]
+    by_hand = [sys.executable, "-c", "import time; time.sleep(60)", "directview", "engine", *told]
     with subprocess.Popen(by_hand) as process:
         try:
             until(lambda: "engine" in psutil.Process(process.pid).cmdline(), "its command line")
-            assert clean("--dry-run") == "nothing to remove\n"
+            assert (clean("--dry-run") == "nothing to remove\n") == kept
         finally:
             process.kill()
-    assert str(named / "controller.json") in clean("--dry-run")
 
 
 def test_another_users_things_stay(private: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
