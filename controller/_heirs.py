@@ -6,6 +6,7 @@ large results, and acknowledges what it has. What is kept, and for how long, is 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Heirs"]
 
 _NOT_SENT: Final = "its client ended before all of its arguments had been sent"
+_MOST_GONE: Final = 65_536
 _MOST_WAITING: Final = 10_000
 """Questions about calls that go on."""
 
@@ -57,6 +59,8 @@ class Heirs:
         self._waiting: dict[Key, list[tuple[bytes, int]]] = {}
         """Who is to be told when a call has ended: client and number of its query."""
         self._count = 0
+        self._gone: OrderedDict[bytes, None] = OrderedDict()
+        """Clients whose end this controller has seen: it knows which of their calls are detached."""
         self._aside: dict[bytes, list[Entry]] = {}
         """By engine that comes back: what waited for it of clients that are gone."""
 
@@ -70,6 +74,9 @@ class Heirs:
 
     def take_over(self, client: bytes, engine: Engine, now: float) -> set[int]:
         """A client is gone: the seqs of its calls that go on with this engine."""
+        self._gone[client] = None
+        if len(self._gone) > _MOST_GONE:
+            self._gone.popitem(last=False)
         for entry in engine.queue.line_of(client):
             key = (client, entry.item.seq, engine.id)
             if self.box.goes_on(key) and chunked_bytes(entry.item.body):
@@ -112,6 +119,10 @@ class Heirs:
             if item.status == UNKNOWN or item.status == FORGOTTEN:
                 if heir and goes_on:
                     self._lost(key, engine, _NOT_SENT, item.status == FORGOTTEN, now)
+            elif heir and not goes_on and client in self._gone:
+                done.append(
+                    item.seq
+                )  # Not detached: it was running when its client went, and nobody wants it.
             elif goes_on or heir:
                 whole = box.result(key, engine.uuid, item, part, self._when(now))
                 if whole:

@@ -46,6 +46,7 @@ INSTANCES: list[Exception] = [
     errors.ConnectionRejected("x"),
     errors.ControllerUnreachable("x"),
     errors.ControllerLost("x"),
+    errors.ResultUnavailable("x"),
 ]
 
 

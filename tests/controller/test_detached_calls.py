@@ -218,6 +218,20 @@ def test_detached_calls_go_on_without_their_client_and_the_heir_acknowledges(end
     assert here.fetch(3)["state"] == "unknown"
 
 
+def test_what_is_not_detached_is_kept_for_nobody() -> None:
+    """It was running when its client went, and its result may come together with that of a detached call."""
+    here = House()
+    here.hear(CLIENT, calls(1))
+    here.hear(CLIENT, calls(2, flags=0))
+    here.lose(CLIENT)
+    here.wait(5.0)
+    here.heard(ENGINE)
+    here.hear(ENGINE, results(1, 2))
+    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (1, 2)),)), Forget(CLIENT)]
+    assert here.fetch(1)["state"] != "unknown"
+    assert here.fetch(2)["state"] == "unknown"
+
+
 def test_calls_that_wait_for_their_turn_are_dispatched_though_their_client_is_gone() -> None:
     here = House(window_calls=1)
     here.hear(CLIENT, calls(1, 2))
