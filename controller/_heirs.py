@@ -120,9 +120,7 @@ class Heirs:
                 if heir and goes_on:
                     self._lost(key, engine, _NOT_SENT, item.status == FORGOTTEN, now)
             elif heir and not goes_on and client in self._gone:
-                done.append(
-                    item.seq
-                )  # Not detached: it was running when its client went, and nobody wants it.
+                done.append(item.seq)  # It was running when its client went, and nobody wants it.
             elif goes_on or heir:
                 whole = box.result(key, engine.uuid, item, part, self._when(now))
                 if whole:

@@ -263,7 +263,7 @@ def test_who_has_not_the_right_key_is_refused(net: Network) -> None:
     reasons = log.read_text()
     assert f"10.203.2.2 has an unknown key ({fingerprint(wrong.public)})" in reasons
     assert f"10.203.2.2 has a key that was replaced ({fingerprint(old['public'])})" in reasons
-    # A client without keys notices first that it is the wrong door, and may be gone before the controller does.
+    # A client without keys sees first that it is the wrong door, and may be gone before the controller does.
     door = json.loads(Path(files[2]).read_text())["tcp"]
     stranger = net.start("client", "-c", STRANGER, door)
     until(lambda: "it came without our keys" in log.read_text(), "the reason in the log")
