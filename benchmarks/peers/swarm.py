@@ -38,6 +38,8 @@ __all__ = ["Swarm"]
 
 _PROCESSES = 4
 _CONNECT_SECONDS = 60.0
+_PATH = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+"""Where these processes find the benchmarks, which are not installed."""
 _AT_ONCE = 32
 """Connections that one process opens at a time; a socket's backlog is not endless."""
 
@@ -57,6 +59,7 @@ class Swarm:
             subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(file), str(end - first), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATH)},
             )
             for first, end in itertools.pairwise(bounds)
         ]
