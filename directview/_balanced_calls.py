@@ -17,7 +17,7 @@ from directview._view_targets import Targets, name_of
 from directview.dependencies import dependent
 from directview.lazy import Tell, check_chunksize
 from directview.result import AsyncResult
-from directview.wire.objects import dump_function
+from directview.sharing import hold_function
 from directview.wire.parcels import Packed, Parcel
 
 __all__ = ["BalancedCalls", "chunk_function"]
@@ -54,7 +54,7 @@ class BalancedCalls(BalancedFlags):
     ) -> AsyncResult[Any]:
         _checking.function(f, "apply")
         called = name_of(f) if name is None else name
-        function = dump_function(f)
+        function = hold_function(f)
         parcel = self._parcel(function, args, kwargs, called)
 
         def made(calls: Sequence[tuple[int, int]]) -> AsyncResult[Any]:
@@ -86,7 +86,7 @@ class BalancedCalls(BalancedFlags):
         _checking.function(f, "map")
         _checking.items(sequences, "map")
         name = name_of(f)
-        function = dump_function(chunk_function(f, exceptions))
+        function = hold_function(chunk_function(f, exceptions))
         (columns,) = partition.split_aligned(sequences, 1)
         n = -(-len(columns[0]) // chunksize)
         parts = [partition.split(column, n) for column in columns] if n else []
@@ -124,7 +124,7 @@ class BalancedCalls(BalancedFlags):
             n = max(1, -(-len(sequences[0]) // chunksize))
         rows = partition.split_equal(sequences, n, dist, name)
         rows = [row for row in rows if len(row[0])] or rows[:1]
-        function = dump_function(f)
+        function = hold_function(f)
         parcels = [self._parcel(function, row, whole, name) for row in rows]
         join = functools.partial(partition.join, dist=dist)
 

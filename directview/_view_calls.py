@@ -12,8 +12,8 @@ from directview import _checking, cells, functions, operations, partition
 from directview._view_targets import K, Many, One, Targeted, Targets, name_of
 from directview.lazy import LazyMap, MaxOutstanding, deal
 from directview.result import AsyncMapResult, AsyncResult
+from directview.sharing import hold_function
 from directview.streams import Stream, serving
-from directview.wire.objects import dump_function
 from directview.wire.parcels import Parcel
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Calls(Targeted[K]):
         _checking.function(f, "map")
         _checking.items(sequences, "map")
         ids = self._ids(None)
-        function = dump_function(operations.chunk_mapper(f, return_exceptions))
+        function = hold_function(operations.chunk_mapper(f, return_exceptions))
         requests: list[tuple[tuple[int, ...], Parcel]] = []
         sizes: list[int] = []
         for id, parts in zip(ids, partition.split_aligned(sequences, len(ids)), strict=True):
@@ -376,7 +376,7 @@ class Calls(Targeted[K]):
         rows = partition.split_equal(sequences, len(ids), dist, name)
         # An engine without items is left out; but what the function makes of none at all, only it knows.
         rows = [row for row in rows if len(row[0])] or rows[:1]
-        function = dump_function(f)
+        function = hold_function(f)
         requests = [
             ((id,), self._parcel(function, row, whole, name)) for id, row in zip(ids, rows, strict=False)
         ]

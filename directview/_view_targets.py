@@ -212,6 +212,8 @@ class Targeted(Generic[K]):
     def _parcel(self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Parcel:
         parcel = pack((function, dump_arguments(args, kwargs, call=name)), arena=arena().reference)
         kept = sharing.taken()
+        if type(function) is sharing.Holding:
+            kept += function.keeps
         return parcel._replace(keeps=kept) if kept else parcel
 
     def _blocks(self, block: bool | None) -> bool:

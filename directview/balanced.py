@@ -26,7 +26,7 @@ from directview.lazy import (
     checked_outstanding,
 )
 from directview.result import AsyncMapResult, AsyncResult
-from directview.wire.objects import dump_function
+from directview.sharing import hold_function
 
 if TYPE_CHECKING:
     from directview._function_types import Parallel, ParallelResult, Remote, RemoteResult, RemoteValue
@@ -318,7 +318,7 @@ class LoadBalancedView(BalancedCalls):
         _checking.function(f, "imap")
         _checking.items(sequences, "imap")
         name = name_of(f)
-        function = dump_function(chunk_function(f, return_exceptions))
+        function = hold_function(chunk_function(f, return_exceptions))
         wishes = self._wishes(f, function)
         most = checked_outstanding(max_outstanding)
 

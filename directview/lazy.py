@@ -15,7 +15,7 @@ from directview import _checking, operations
 from directview._view_targets import name_of
 from directview._waiting import _wake
 from directview.result import AsyncResult
-from directview.wire.objects import dump_function
+from directview.sharing import hold_function
 
 if TYPE_CHECKING:
     from directview.client import Client
@@ -306,7 +306,7 @@ def deal(
     _checking.items(sequences, "imap")
     most = checked_outstanding(max_outstanding)
     client, name = view.client, name_of(f)
-    function = dump_function(operations.chunk_mapper(f, return_exceptions))
+    function = hold_function(operations.chunk_mapper(f, return_exceptions))
     turns = itertools.count()
 
     def submit(rows: Rows, tell: Tell | None) -> AsyncResult[list[T]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, Final
 
+from directview import sharing
 from directview.errors import SerializationError
 from directview.wire import by_value
 from directview.wire.objects import dumps, loads
@@ -46,6 +47,7 @@ class PrePickled(_Anything):  # type: ignore[misc] # subclasses of Any are what 
 
     def __init__(self, obj: object) -> None:
         self._data, self._buffers = dumps(obj, part="PrePickled")
+        self._keeps = sharing.taken()
         if any([mark in self._data for mark in _OWN]):
             raise SerializationError(
                 "PrePickled: in it is a function or class of the program itself, which has to travel as it "
@@ -57,6 +59,7 @@ class PrePickled(_Anything):  # type: ignore[misc] # subclasses of Any are what 
         return f"<PrePickled: {size} bytes>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        sharing.registered(self._keeps)
         return loads_parts, (self._data, *[pickle.PickleBuffer(buffer) for buffer in self._buffers])
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     _Anything = Generic
 
-__all__ = ["Shared", "taken"]
+__all__ = ["Holding", "Shared", "hold_function", "registered", "taken"]
 
 _TOKEN_BYTES: Final = 16
 
@@ -72,20 +72,30 @@ class Shared(_Anything[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         with self._lock:
             if self._put is None:
-                self._put = _Put(dumps(self.value, part="the shared object"), self._client)
+                self._put = self._make_put()
             put = self._put
             put.provide(self._client)
         _pickled.puts.append(put)
         return segments.opened, (put.token, put.reference)
 
+    def _make_put(self) -> _Put:
+        """Shared objects inside of this one are needed as long as it is, and not by the call alone."""
+        outer, _pickled.puts = _pickled.puts, []
+        try:
+            packed = dumps(self.value, part="the shared object")
+            return _Put(packed, self._client, tuple(_pickled.puts))
+        finally:
+            _pickled.puts = outer
+
 
 class _Put:
     """A shared object where engines find it, until neither its handle nor a call refers to it."""
 
-    __slots__ = ("__weakref__", "_forget", "_packed", "_sent", "reference", "segment", "token")
+    __slots__ = ("__weakref__", "_forget", "_inside", "_packed", "_sent", "reference", "segment", "token")
 
-    def __init__(self, packed: Packed, client: Client) -> None:
+    def __init__(self, packed: Packed, client: Client, inside: tuple[object, ...]) -> None:
         self.segment = _segment(packed)
+        self._inside = inside
         self._packed = packed
         self._sent: dict[bytes, int] = {}
         """Engines that have been sent it, by uuid."""
@@ -165,7 +175,7 @@ class _Pickled(threading.local):
     """What this thread has pickled since it was last asked for."""
 
     def __init__(self) -> None:
-        self.puts: list[_Put] = []
+        self.puts: list[object] = []
 
 
 _pickled = _Pickled()
@@ -177,3 +187,30 @@ def taken() -> tuple[object, ...]:
         return ()
     puts, _pickled.puts = _pickled.puts, []
     return tuple(puts)
+
+
+def registered(kept: tuple[object, ...]) -> None:
+    """Count these as pickled again: their pickle, made before, goes into the one that is being made."""
+    _pickled.puts += kept
+
+
+class Holding(Packed):
+    """The pickle of a function in which there are shared objects: every call of it must keep them."""
+
+    keeps: tuple[object, ...] = ()
+
+
+def hold_function(function: Any) -> Packed:
+    """Pickle a function for one call or many: see `directview.wire.objects.dump_function`.
+
+    Returns:
+        Its pickle; a `Holding` one if there are shared objects in the function, its defaults, its closure or
+        what it is a `functools.partial` of.
+    """
+    packed = dump_function(function)
+    kept = taken()
+    if not kept:
+        return packed
+    holding = Holding(*packed)
+    holding.keeps = kept
+    return holding

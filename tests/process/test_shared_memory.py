@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from directview import Client, Cluster, EngineError, RemoteError, sharing
+from directview import Client, Cluster, EngineError, PrePickled, RemoteError, sharing
 from directview.wire.arena import arena
 
 pytestmark = [
@@ -261,3 +262,53 @@ def test_engines_elsewhere_are_sent_a_shared_object_once(
 def test_a_shared_object_that_cannot_travel_says_which_part(cluster: Cluster) -> None:
     with cluster.connect_client_sync() as rc, pytest.raises(Exception, match=r"the shared object.*lock"):
         rc[0].apply_sync(len, rc.share([threading.Lock()]))
+
+
+def in_partial(shared: Any) -> Any:
+    return functools.partial(lambda table, n: int(table[n]), shared)
+
+
+def in_default(shared: Any) -> Any:
+    return lambda n, table=shared: int(table[n])
+
+
+def in_closure(shared: Any) -> Any:
+    return lambda n: int(shared[n])
+
+
+def in_prepickled(shared: Any) -> Any:
+    return functools.partial(lambda table, n: int(table[0][n]), PrePickled([shared]))
+
+
+def in_another(shared: Any) -> Any:
+    return functools.partial(lambda table, n: int(table[0][n]), shared._client.share([shared]))
+
+
+@pytest.mark.parametrize("where", [in_partial, in_default, in_closure, in_prepickled, in_another])
+def test_each_call_of_a_map_holds_what_its_function_shares(
+    cluster: Cluster, where: Callable[[Any], Any]
+) -> None:
+    """Though the function is pickled once for all of them, and the first call has long ended."""
+    with cluster.connect_client_sync() as rc:
+        late = rc[1].apply_async(time.sleep, 0.3)
+        function = where(rc.share(pattern(8 << 20)))
+        mapped = rc[:].map_async(function, range(2))
+        dealt = iter(rc[:].imap(function, range(2), ordered=False))
+        del function
+        until(lambda: mapped.progress == 1)
+        gc.collect()
+        assert mapped.get(30) == [0, 1]
+        assert sorted(dealt) == [0, 1]
+        late.get(30)
+        del mapped, dealt
+        gc.collect()
+        until(lambda: not _descriptors())
+
+
+def test_each_task_holds_what_its_function_shares(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        shared = rc.share(pattern(8 << 20))
+        view = rc.load_balanced_view()
+        _, parcels, _ = view._chunked(in_partial(shared), [range(4)], 1, False)
+        assert [parcel.keeps for parcel in parcels] == [(shared._put,)] * 4
+        assert view.map_sync(in_default(shared), range(4)) == [0, 1, 2, 3]
