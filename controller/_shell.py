@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import shutil
 import signal
 import time
@@ -50,6 +51,8 @@ __all__ = ["ControllerShell"]
 log: Final = logging.getLogger("directview.controller")
 
 _METRICS_PATIENCE: Final = 5.0
+_AGAIN: Final = 1.0
+"""Seconds until another attempt to write down who is there."""
 _FAREWELL: Final = 0.2
 """Seconds for the last messages to leave before the sockets close."""
 
@@ -76,6 +79,8 @@ class ControllerShell:
         self._lock = ProfileLock(self._folder, options.profile or options.cluster_id)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._parent = os.getppid()
+        self._again: asyncio.TimerHandle | None = None
         self._store: Store | None = None
         self._looking: set[asyncio.Task[None]] = set()
         self._end_metrics: Callable[[], None] | None = None
@@ -140,8 +145,9 @@ class ControllerShell:
             await asyncio.sleep(_FAREWELL)
         finally:
             self._watch.close()
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._again):
+                if timer is not None:
+                    timer.cancel()
             self._router.close()
             if self._tracer is not None:
                 self._tracer.close()
@@ -195,6 +201,21 @@ class ControllerShell:
     def _write_ids(self, ids: dict[bytes, int]) -> None:
         if self._options.policy == "wait":
             Registered(self._incarnation, ids).write(self._folder)
+
+    def _keep_ids(self, ids: dict[bytes, int]) -> None:
+        """Write down who is there.
+
+        Where that can't be done now (a full disk), the cluster goes on, and it is tried again: until then a
+        controller that takes over would refuse nobody, but wait for nobody new.
+        """
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            self._write_ids(ids)
+        except OSError as error:
+            log.error("who is there can't be written down in %s: %s", self._folder, error)
+            self._again = self._loop.call_later(_AGAIN, self._keep_ids, ids)
 
     # --- feeding the machine ------------------------------------------------------------------------
 
@@ -253,7 +274,9 @@ class ControllerShell:
         self._turn()
 
     def _signalled(self, how: str) -> None:
-        """The supervisor, where it is its doing, has left word of why."""
+        """The supervisor, where it is its doing, has left word of why; its own death says nothing more."""
+        if self._options.ready_fd >= 0 and os.getppid() != self._parent:
+            how = "its supervisor was killed"
         try:
             why = stop_reason_file(self._folder).read_text()
         except OSError:
@@ -292,7 +315,7 @@ class ControllerShell:
                 case Note(text):
                     log.warning("%s", text)
                 case Persist(ids):
-                    self._write_ids(ids)
+                    self._keep_ids(ids)
                 case Record() if self._store is not None:
                     self._store.write(effect)
                 case Keep() if self._store is not None:

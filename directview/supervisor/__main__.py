@@ -6,9 +6,10 @@ fork server, and goes on as the supervisor. So four engines cost one start of Py
 
 The controller is forked before numpy is imported, which it doesn't need: it binds its sockets meanwhile.
 
-No one of these outlives the others: controller and engines ask the kernel to be killed with their parent,
-the fork server sees the end of its pipe and kills the engines' sessions, and the supervisor sees its
-children end.
+No one of these outlives the others. Engines ask the kernel to be killed with their parent, the controller to
+be told of its parent's end, after which it tells its clients and ends. The fork server sees the end of its
+pipe, kills the engines' sessions, and at last the controller, should it still be there. The supervisor sees
+its children end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import logging
 import os
 import resource
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -34,6 +36,7 @@ from directview.supervisor._controller import ControllerProcess, run_fresh_contr
 from directview.supervisor._forkserver import ForkServer, RunEngine
 from directview.supervisor._hosts import ForkServerHost
 from directview.supervisor._pipe import Pipe
+from directview.supervisor._processes import pidfd_open
 from directview.supervisor._shell import Supervisor, Uplink, clean_folder
 from directview.supervisor.options import SupervisorOptions
 from directview.supervisor.paths import adopt_path
@@ -86,31 +89,35 @@ def supervise(
     """
     parent = os.getpid()
     uuid = secrets.token_bytes(16)
-    controller_pid, ready = 0, -1
+    controller_pid, controller_fd, ready = 0, -1, -1
     if options.controller is not None:
         _preload(imports[0])
         ready, said = os.pipe()
         controller_pid = fork()
         if controller_pid == 0:
             log = options.controller.get("log", "")
-            become("directview-controller", parent=parent, log=log, keep=(said,))
+            become("directview-controller", parent=parent, orphaned=signal.SIGTERM, log=log, keep=(said,))
             return run_controller({**options.controller, "ready_fd": said})
         os.close(said)
+        # Not reaped before this process gets to it: the descriptor is that very child's.
+        controller_fd = pidfd_open(controller_pid)
     _share_cores(options.n)
     _preload(imports[1])
     ours, theirs = socket.socketpair()
     fork_server_pid = fork()
     if fork_server_pid == 0:
         # Not killed with its parent: it still has to kill what the engines have started.
-        become("directview-forkserver", parent=None, keep=(theirs.fileno(),))
+        become("directview-forkserver", parent=None, keep=(theirs.fileno(), controller_fd))
         ours_to_clean = options.controller is not None or options.private
         at_end = (lambda: clean_folder(options, parent)) if ours_to_clean else None
-        server = ForkServer(theirs, run_engine, options.sys_path, at_end)
+        server = ForkServer(theirs, run_engine, options.sys_path, at_end, controller_fd, options.grace)
         engine = server.serve()
         if engine is None:
             os._exit(0)  # Nothing of its own to take down, and the supervisor waits for its end.
         return engine()
     theirs.close()
+    if controller_fd >= 0:
+        os.close(controller_fd)
     # Not before the forks: engines would have our handlers, and a user's `basicConfig` no effect.
     logging.basicConfig(level=logging.INFO, handlers=[text_handler("%(message)s")])
     log = ProcessLog("supervisor", Path(options.folder) / "supervisor.jsonl", options.log_level, "")

@@ -28,7 +28,13 @@ def fork() -> int:
 
 
 def become(
-    name: str, *, parent: int | None, log: str = "", keep: Iterable[int] = (), session: bool = False
+    name: str,
+    *,
+    parent: int | None,
+    orphaned: int = signal.SIGKILL,
+    log: str = "",
+    keep: Iterable[int] = (),
+    session: bool = False,
 ) -> None:
     """Turn a forked copy into a process of its own. To be called first thing in the child.
 
@@ -36,13 +42,14 @@ def become(
         name: shown as ``sys.argv[0]``.
         parent: pid of the process that forked; this one is killed when it ends. None: this one sees to its
             own end.
+        orphaned: the signal that it is killed with then.
         log: file that descriptors 1 and 2 go to; appended to, made 0600. Empty: they stay.
         keep: descriptors that stay open, besides 0, 1 and 2.
         session: lead a session of its own, away from any terminal.
     """
     signal.set_wakeup_fd(-1)
     if parent is not None:
-        prepare_die_with_parent(parent)
+        prepare_die_with_parent(parent, orphaned)
     if session:
         os.setsid()
     _default_signals()

@@ -140,6 +140,7 @@ def run_fresh_controller(spec_fd: int, ready_fd: int, run: Callable[[dict[str, A
         told = json.load(file)
     adopt_path(told["sys_path"], told["pythonpath"])
     options = {**told["options"], "ready_fd": ready_fd}
-    become("directview-controller", parent=told["parent"], log=options.get("log", ""), keep=(ready_fd,))
+    log, parent = options.get("log", ""), told["parent"]
+    become("directview-controller", parent=parent, orphaned=signal.SIGTERM, log=log, keep=(ready_fd,))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     return run(options)

@@ -4,7 +4,8 @@ It has imported what engines need (and frozen it, so that the pages stay shared)
 when asked, report ends, and kill. It has no event loop and no sockets but one to the supervisor: an engine
 forked from it starts clean. Being the parent, it alone reaps, so a pid that it signals is never another's.
 
-When the supervisor's end of the pipe closes, whatever the reason, it kills every engine's session and ends.
+When the supervisor's end of the pipe closes, whatever the reason, it kills every engine's session, gives the
+controller (which has noticed as well) a moment to tell its clients, kills it if it is still there, and ends.
 When it is killed itself, the kernel kills the engines (they asked for it), and the supervisor what they
 had started.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 from directview.supervisor._child import become, fork
 from directview.supervisor._pipe import Pipe, PipeClosed
-from directview.supervisor._processes import exit_code_of, kill_session, peak_memory, pidfd_open
+from directview.supervisor._processes import exit_code_of, kill_at_last, kill_session, peak_memory, pidfd_open
 from directview.supervisor.paths import command, environment
 
 __all__ = ["ForkServer", "RunEngine"]
@@ -39,6 +40,8 @@ class ForkServer:
         run_engine: what a forked engine does.
         sys_path: what engines that run as fresh processes get for their ``sys.path``.
         at_end: called last, when the supervisor went without saying so: clears what it would have cleared.
+        controller: descriptor of the controller's process; negative: there is none.
+        grace: seconds that it has for its end, once the supervisor is gone.
     """
 
     def __init__(
@@ -47,11 +50,15 @@ class ForkServer:
         run_engine: RunEngine,
         sys_path: list[str] | None = None,
         at_end: Callable[[], None] | None = None,
+        controller: int = -1,
+        grace: float = 3.0,
     ) -> None:
         self._pipe = Pipe(sock)
         self._run_engine = run_engine
         self._sys_path = sys_path
         self._at_end = at_end
+        self._controller = controller
+        self._grace = grace
         self._engines: dict[int, str] = {}  # pid → uuid in hex; from the fork to the reaping
         self._pids: dict[str, int] = {}
         self._in_order = False
@@ -99,6 +106,10 @@ class ForkServer:
                 pid = self._pids.get(message["uuid"])
                 if pid is not None:
                     kill_session(pid)
+            case "controller":
+                if self._controller >= 0:
+                    os.close(self._controller)
+                (self._controller,) = fds
             case "end":
                 self._in_order = True
             case unknown:
@@ -168,6 +179,8 @@ class ForkServer:
             kill_session(pid)
         for pid in self._engines:
             os.waitpid(pid, 0)
+        if self._controller >= 0 and not self._in_order:
+            kill_at_last(self._controller, self._grace)
         self._pipe.close()
         if self._at_end is not None and not self._in_order:
             self._at_end()

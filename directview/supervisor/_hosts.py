@@ -13,7 +13,7 @@ from typing import Protocol
 from directview.engine._interrupt import INTERRUPT_SIGNAL, pack_call_id
 from directview.engine.options import EngineOptions
 from directview.supervisor._pipe import Pipe, PipeClosed
-from directview.supervisor._processes import kill_session
+from directview.supervisor._processes import kill_session, pidfd_open
 from directview.supervisor._state import (
     Ended,
     Event,
@@ -98,6 +98,12 @@ class ForkServerHost:
         self._on_event = on_event
         self._gone = loop.create_future()
         loop.add_reader(self._pipe.fileno(), self._readable)
+
+    def note_controller(self, pid: int) -> None:
+        """Tell the fork server which process is the controller now: it is not to outlive us."""
+        pidfd = pidfd_open(pid)
+        if pidfd >= 0:
+            self._send({"do": "controller"}, (pidfd,))
 
     def log_of(self, uuid: bytes) -> Path:
         """Where an engine's descriptors 1 and 2 go."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
 
@@ -13,6 +14,7 @@ import psutil
 __all__ = [
     "exit_code_of",
     "is_stopped",
+    "kill_at_last",
     "kill_session",
     "peak_memory",
     "pidfd_open",
@@ -24,16 +26,17 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def prepare_die_with_parent(parent: int) -> None:
+def prepare_die_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
     """Have the kernel kill this process when its parent ends, however that ends.
 
     Args:
         parent: pid of the parent as it was at the fork; if it is gone by now, this process exits at once.
+        signum: the signal; another than SIGKILL for one that has something to say before it ends.
 
     Elsewhere than on Linux there is no such service: there, the ends of pipes have to do.
     """
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -61,6 +64,22 @@ def kill_session(leader: int) -> None:
                 os.kill(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
+
+
+def kill_at_last(pidfd: int, seconds: float) -> None:
+    """Wait until a process has ended, blocking, and kill it if it hasn't by then.
+
+    Args:
+        pidfd: its descriptor, as of `pidfd_open`.
+        seconds: that it has.
+    """
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(seconds * 1000):
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def _session_of(pid: int) -> int:

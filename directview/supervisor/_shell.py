@@ -365,6 +365,8 @@ class Supervisor:
             self._loop.call_soon(self.feed, ControllerEnded(1))
         else:
             _log.warning("started controller %d, to take over", self._controller.pid)
+            if isinstance(self._host, ForkServerHost):
+                self._host.note_controller(self._controller.pid)
 
     def _fail_start(self, error: str, options: dict[str, Any] | None) -> None:
         log = (options or {}).get("log", "")

@@ -37,6 +37,8 @@ _ATTEMPT_FIRST: Final = 1.0
 _ATTEMPT_MOST: Final = 4.0
 """Seconds for one such attempt, likewise. Where the network swallows what is sent, an attempt hears nothing,
 and the kernel tries again more and more rarely: a new one finds sooner that the network is back."""
+_LAST_SECONDS: Final = 2.0
+"""Seconds for which a controller that has said that it ends may still send something."""
 _OPEN_SPARE: Final = 4
 """Further attempts at the first connection, when one has ended in its handshake without a word."""
 
@@ -102,6 +104,8 @@ class Session:
         self._lease = 0.0
         self._incarnation = 0
         self._closed = False
+        self._ending: asyncio.TimerHandle | None = None
+        """Since the controller has said that it ends."""
 
     @property
     def link(self) -> Link | None:
@@ -227,6 +231,10 @@ class Session:
                 welcomed.set_exception(error(f"no connection to the controller at {self._where}: {reason}"))
             return
         self._on_lost(reason)
+        if self._ending is not None:
+            self._ending.cancel()
+            self._on_gone(reason)
+            return
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(reason))
 
     async def _reconnect(self, reason: str) -> None:
@@ -252,8 +260,14 @@ class Session:
             pause = min(pause * 2, _RETRY_MOST)
 
     def expect_end(self) -> None:
-        """The controller has said that it ends in order: nobody comes after it."""
-        self._policy = "stop"
+        """The controller has said that it ends in order: nobody comes after it, whoever else may listen.
+
+        Where the connection goes through something in between (a tunnel, a proxy), an attempt to reconnect
+        could not tell that nobody is there.
+        """
+        if self._ending is None and self._link is not None:
+            said = "the controller has ended"
+            self._ending = asyncio.get_running_loop().call_later(_LAST_SECONDS, self._link_lost, said)
 
     def send(self, message: Message, frames: Sequence[Any] = ()) -> None:
         """Send, or drop it while there is no connection: what matters is resumed on the next one."""
@@ -265,6 +279,8 @@ class Session:
     def close(self, linger: float = 0.0) -> None:
         """End the session. `linger`: seconds for what is still to be sent."""
         self._closed = True
+        if self._ending is not None:
+            self._ending.cancel()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         if self._link is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import errno
 import functools
 import json
 import os
@@ -21,7 +23,8 @@ import psutil
 import pytest
 
 import directview.cluster
-from directview import AsyncResult, Client, Cluster, ControllerLost, EngineError
+from directview import AsyncResult, Client, Cluster, ControllerLost, EngineError, connection
+from directview.controller._shell import ControllerShell
 from directview.controller.options import ControllerOptions
 from directview.controller.takeover import Registered
 from directview.engine.options import EngineOptions
@@ -217,6 +220,61 @@ def test_stopping_such_a_cluster_ends_everything_at_once(own_folders: Path) -> N
                 result.get(DEADLINE)
             assert time.monotonic() - began < 10
     assert [path.name for path in folder.iterdir() if path.suffix == ".json"] == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("before", [False, True], ids=["the first", "a successor"])
+def test_a_controller_tells_that_its_supervisor_was_killed(
+    own_folders: Path, tmp_path: Path, before: bool
+) -> None:
+    """And ends: a client elsewhere doesn't see that its file is gone, and would wait for another."""
+    with Cluster(n=1, ip="127.0.0.1", resilient=True) as rc:
+        assert rc.cluster is not None
+        copy = dataclasses.replace(connection.load(rc.cluster.connection_file), ipc=None).write(tmp_path)
+        with Client(str(copy), reconnect_timeout=1000.0) as other:
+            result = other[0].apply_async(time.sleep, 60)
+            result.wait_for_send(DEADLINE)
+            if before:
+                kill_controller(rc.cluster)
+                assert other.db_query({"msg_id": "of no call"}) == []  # It is back.
+            file = SupervisorFile.read(Path(rc.cluster.connection_file).parent)
+            assert file is not None
+            os.kill(file.pid, signal.SIGKILL)
+            with pytest.raises(ControllerLost, match="has ended: its supervisor was killed"):
+                result.get(DEADLINE)
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_disk_that_is_full_when_somebody_comes(
+    own_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Who is there is written down before anybody is told of it; where that fails, a moment later."""
+    write, disk = Registered.write, {"full": False}
+
+    def write_if_possible(registered: Registered, folder: Path) -> None:
+        if disk["full"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(registered, folder)
+
+    monkeypatch.setattr(Registered, "write", write_if_possible)
+    options = ControllerOptions(folder=str(tmp_path), cluster_id="full", policy="wait")
+    controller = asyncio.ensure_future(ControllerShell(options).run())
+    path = tmp_path / "client.json"
+    while not path.exists():
+        assert not controller.done()
+        await asyncio.sleep(0.01)
+    disk["full"] = full
+    async with Client(str(path), timeout=DEADLINE) as rc:
+        left = Registered.read(tmp_path)
+        assert left is not None
+        assert bool(left.ids) is not full
+        disk["full"] = False
+        while not left.ids:
+            await asyncio.sleep(0.05)
+            left = Registered.read(tmp_path)
+            assert left is not None
+        await rc.shutdown_async(hub=True)
+        await controller
 
 
 @pytest.mark.slow

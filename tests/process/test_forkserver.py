@@ -199,6 +199,16 @@ def test_closing_the_lifeline_ends_everybody(tmp_path: Path) -> None:
         assert not Path(control.control).exists()
 
 
+def test_a_deaf_controller_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
+    """It is told of that death, and doesn't act on it: the fork server sees to it, and clears the folder."""
+    with family(tmp_path, "deaf controller") as f:
+        f.engines()
+        everybody = f.everybody()
+        f.supervisor.kill()
+        until(lambda: all(gone(pid) for pid in everybody), "everybody gone")
+        assert not (tmp_path / "client.json").exists()
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "controller", "fork server"])
 def test_kill_of_any_of_the_family_ends_the_family(tmp_path: Path, victim: str) -> None:
     """After kill -9 of one, nobody is left, processes that engines had started included."""

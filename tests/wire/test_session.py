@@ -265,6 +265,30 @@ def test_giving_up(
     assert all([link.closed for link in peer.links])
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_nobody_looks_for_a_controller_that_has_said_that_it_ends(
+    monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Though a proxy may still accept connections; and its end is not waited for without end."""
+    silence: list[Fate] = ["silence"] * 99
+    peer = Peer(monkeypatch, WELCOME._replace(policy="wait"), *silence)
+
+    async def main() -> None:
+        await peer.session.open(5.0)
+        peer.session.expect_end()
+        assert peer.told == ["welcome"]
+        if lost:
+            peer.links[0].lose("cut")
+        else:
+            await asyncio.sleep(3.0)
+        assert peer.told == ["welcome", "lost", "gone: cut" if lost else "gone: the controller has ended"]
+        await asyncio.sleep(10.0)
+        assert len(peer.told) == 3
+        assert [link.closed for link in peer.links] == [True]
+
+    run(main())
+
+
 def test_a_line_that_breaks_in_a_handshake_is_no_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word the two look alike; a key that was right before has the benefit of the doubt."""
     peer = Peer(monkeypatch, WELCOME, "lost in the handshake", "lost in the handshake", WELCOME)
