@@ -1,13 +1,12 @@
 """Where the controller listens and whom it lets in: addresses, keys, the files that tell peers of both.
 
-Keys are made at the start of a cluster, and those of the two roles anew whenever somebody asks for it: from
+Keys are made at the start of a cluster, and those of the roles anew whenever somebody asks for it: from
 then on the old ones are refused. The controller's own pair stays for the cluster's life: its secret is in no
 connection file.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import logging
 import os
@@ -20,7 +19,7 @@ from directview.connection import ConnectionInfo
 from directview.controller.options import ControllerOptions
 from directview.controller.takeover import Takeover
 from directview.folders import socket_path
-from directview.wire.curve import ServerCurve, fingerprint, new_keys
+from directview.wire.curve import ROLES, ServerCurve, fingerprint
 from directview.wire.router import RouterLink
 
 __all__ = ["Listening", "Refusals"]
@@ -92,7 +91,7 @@ class Listening:
         if earlier is not None and earlier.curve is not None:
             self._curve = earlier.curve
         elif options.curve:
-            self._curve = ServerCurve(server=new_keys(), client=new_keys(), engine=new_keys())
+            self._curve = ServerCurve.new()
         elif not _is_loopback(host):
             raise ValueError(
                 f"refusing to listen at {host} without keys: whoever reaches the port could run code here; "
@@ -112,6 +111,7 @@ class Listening:
             left = Takeover(options.cluster_id, options.ip, self._port, options.store, self._curve)
             left.write(self._folder)
         for role in ("client", "engine"):
+            host = self._curve.supervisor if self._curve is not None and role == "engine" else None
             keys = self._curve.keys_for(role) if self._curve is not None else None
             info = ConnectionInfo(
                 cluster_id=options.cluster_id,
@@ -125,12 +125,14 @@ class Listening:
                 server_public=keys.server_public if keys is not None else None,
                 public=keys.public if keys is not None else None,
                 secret=keys.secret if keys is not None else None,
+                supervisor_public=host.public if host is not None else None,
+                supervisor_secret=host.secret if host is not None else None,
                 resilient=options.policy == "wait",
             )
             self.files[role] = info.write(self._folder)
 
     def rotate(self, disconnect: bool) -> dict[str, str]:
-        """Make new keys for both roles and write them; the old ones are refused from now on.
+        """Make new keys for all roles and write them; the old ones are refused from now on.
 
         Args:
             disconnect: whether to cut off those who came with an old key; if not, only new connections count.
@@ -147,7 +149,7 @@ class Listening:
                 "this cluster listens on its unix socket only, which needs no keys: nothing to rotate"
             )
         before = self._curve
-        self._curve = dataclasses.replace(before, client=new_keys(), engine=new_keys())
+        self._curve = ServerCurve.new(before.server)
         try:
             self._write()
         except OSError:
@@ -156,8 +158,9 @@ class Listening:
         self._router.replace_keys(self._curve)
         if disconnect:
             self._router.expel_keyed("its key was replaced by a new one")
-        prints = {role: fingerprint(self._curve.keys_for(role).public) for role in ("client", "engine")}
-        log.warning("new keys: client %s, engine %s; the old ones are refused", *prints.values())
+        prints = {role: fingerprint(self._curve.pair_of(role).public) for role in ROLES}
+        told = ", ".join([f"{role} {shown}" for role, shown in prints.items()])
+        log.warning("new keys: %s; the old ones are refused", told)
         return prints
 
 

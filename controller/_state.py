@@ -295,10 +295,10 @@ class Controller:
                 f"(incarnation {settings.incarnation})",
                 "stop the older controller",
             )
-        if user is not None and user != ("client" if hello.role == "client" else "engine"):
+        if user is not None and user != hello.role:
             return Refused(
                 f"the key presented is for role {user!r}, not {hello.role!r}",
-                "engines need the engine connection file, clients the client connection file",
+                "engines and supervisors need the engine connection file, clients the client connection file",
             )
         return None
 

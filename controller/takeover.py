@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from directview.errors import LaunchError
 from directview.folders import TAKEOVER_FILES
-from directview.wire.curve import KeyPair, ServerCurve
+from directview.wire.curve import ROLES, KeyPair, ServerCurve
 
 __all__ = ["Registered", "Takeover", "remove_takeover"]
 
 _CONTROLLER, _ENGINES = TAKEOVER_FILES
-_ROLES: Final = ("server", "client", "engine")
+_PAIRS: Final = ("server", *ROLES)
 
 
 def remove_takeover(folder: Path) -> None:
@@ -64,7 +64,7 @@ class Takeover:
             return None
         try:
             keys = contents["keys"]
-            curve = None if keys is None else ServerCurve(*[KeyPair(**keys[role]) for role in _ROLES])
+            curve = None if keys is None else ServerCurve(*[KeyPair(**keys[role]) for role in _PAIRS])
             found = cls(
                 str(contents["cluster_id"]), contents["ip"], int(contents["port"]), contents["store"], curve
             )

@@ -79,6 +79,9 @@ class ConnectionInfo:
     """CURVE keys as z85 text, for TCP: the controller's public key, and the bearer's own pair."""
     public: str | None = None
     secret: str | None = dataclasses.field(default=None, repr=False)
+    supervisor_public: str | None = None
+    """In a file for engines: the pair of their supervisors. A copy without it is good for engines alone."""
+    supervisor_secret: str | None = dataclasses.field(default=None, repr=False)
     resilient: bool = False
     """Whether another controller takes over when this one dies: then it pays to wait for one."""
     version: int = FILE_VERSION
@@ -150,6 +153,11 @@ class ConnectionInfo:
         return not os.path.isabs(self.source) or os.path.exists(self.source)
 
     @property
+    def may_supervise(self) -> bool:
+        """Whether a supervisor may connect with it: where there are keys, those need one of their own."""
+        return self.server_public is None or bool(self.supervisor_public and self.supervisor_secret)
+
+    @property
     def where(self) -> str:
         """File and addresses, for messages."""
         return f"{' and '.join(self.addresses)} (from {self.source})"
@@ -169,6 +177,8 @@ _FIELDS: Final[dict[str, tuple[type, bool]]] = {
     "server_public": (str, False),
     "public": (str, False),
     "secret": (str, False),
+    "supervisor_public": (str, False),
+    "supervisor_secret": (str, False),
     "resilient": (bool, False),
 }
 """Type of each field, and whether it must be there."""

@@ -18,7 +18,7 @@ __all__ = ["keys"]
 
 @click.command()
 @chosen
-@click.option("--rotate", is_flag=True, help="Make new keys for both roles; refuse the old ones.")
+@click.option("--rotate", is_flag=True, help="Make new keys for all roles; refuse the old ones.")
 @click.option(
     "--disconnect", is_flag=True, help="With --rotate: also end the connections that came with an old key."
 )
@@ -57,12 +57,16 @@ def _describe(info: ConnectionInfo) -> str:
     else:
         if other.cluster_id == info.cluster_id and other.public is not None and info.role != other.role:
             rows.append((other.role, other.public, other.source))
+            info = other if info.role == "client" else info
+    if info.supervisor_public is not None:
+        rows.append(("supervisor", info.supervisor_public, info.source))
     lines = [f"{'KEY':<12}{'FINGERPRINT':<21}WHERE"]
     return "\n".join([*lines, *[f"{role:<12}{fingerprint(key):<21}{where}" for role, key, where in rows]])
 
 
 async def _rotate(info: ConnectionInfo, disconnect: bool) -> str:
     from directview.client import Client
+    from directview.wire.curve import ROLES
 
     async with Client(info) as client:
         found: dict[str, Any] = await client.query("rotate_keys", disconnect=disconnect)
@@ -70,7 +74,7 @@ async def _rotate(info: ConnectionInfo, disconnect: bool) -> str:
     stay = "were cut off" if disconnect else "stay connected (--disconnect would cut them off)"
     return "\n".join(
         [
-            f"new keys: client {found['client']}, engine {found['engine']}",
+            "new keys: " + ", ".join([f"{role} {found[role]}" for role in ROLES]),
             "the running controller refuses the old ones from now on; no restart is needed",
             f"those who had connected with an old one {stay}",
             f"copy {files}/client.json and engine.json to the other machines again",

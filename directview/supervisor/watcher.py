@@ -28,6 +28,8 @@ __all__ = ["run_watched_engine"]
 def run_watched_engine(connection_file: str) -> int:
     """Be an engine until it ends. To be called from the main thread of a process that has no other.
 
+    Where the connection file has keys and none for supervisors, it is an engine without a watcher.
+
     Args:
         connection_file: path of the ``engine.json``.
 
@@ -43,7 +45,7 @@ def run_watched_engine(connection_file: str) -> int:
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
     engine = os.getpid()
-    pidfd = pidfd_open(engine)
+    pidfd = pidfd_open(engine) if info.may_supervise else -1
     if pidfd >= 0:
         watcher = fork()
         if watcher == 0:
@@ -55,12 +57,14 @@ def run_watched_engine(connection_file: str) -> int:
             os._exit(_watch(info, connection_file, supervisor, host, keep=(pidfd, write_end)))
         os.waitpid(watcher, 0)
         os.close(pidfd)
+    else:
+        os.close(read_end)  # Nobody writes into it, and its end would mean that the watcher has died.
     os.close(write_end)
     options = EngineOptions(
         connection=connection_file,
         uuid=uuid.hex(),
         supervisor=supervisor.hex() if pidfd >= 0 else "",
-        interrupt_fd=read_end,
+        interrupt_fd=read_end if pidfd >= 0 else -1,
     )
     from directview.engine.__main__ import run
 

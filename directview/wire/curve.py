@@ -13,8 +13,10 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
-__all__ = ["CurveKeys", "KeyPair", "ServerCurve", "fingerprint", "new_keys"]
+__all__ = ["ROLES", "CurveKeys", "KeyPair", "ServerCurve", "fingerprint", "new_keys"]
 
+ROLES: Final = ("client", "engine", "supervisor")
+"""Each has a key pair of its own."""
 _KEY_LENGTH: Final = 40
 
 
@@ -70,17 +72,25 @@ class ServerCurve:
     server: KeyPair
     client: KeyPair
     engine: KeyPair
+    supervisor: KeyPair
+
+    @classmethod
+    def new(cls, server: KeyPair | None = None) -> ServerCurve:
+        """Fresh pairs for all roles, and for the controller unless it has one."""
+        return cls(server or new_keys(), *[new_keys() for _ in ROLES])
+
+    def pair_of(self, role: str) -> KeyPair:
+        """The pair of one of `ROLES`."""
+        return {"client": self.client, "engine": self.engine, "supervisor": self.supervisor}[role]
 
     def keys_for(self, role: str) -> CurveKeys:
-        """What goes into the connection file of `role`, ``"client"`` or ``"engine"``."""
-        pair = {"client": self.client, "engine": self.engine}[role]
+        """What a peer of one of `ROLES` needs."""
+        pair = self.pair_of(role)
         return CurveKeys(self.server.public, pair.public, pair.secret)
 
     def role_of(self, public: str) -> str | None:
         """The role that a public key belongs to, or None: not one of ours."""
-        if public == self.client.public:
-            return "client"
-        return "engine" if public == self.engine.public else None
+        return next((role for role in ROLES if self.pair_of(role).public == public), None)
 
 
 def fingerprint(public: str) -> str:

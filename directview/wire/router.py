@@ -190,7 +190,7 @@ class RouterLink:
     # --- peers --------------------------------------------------------------------------------------
 
     def user_of(self, route: bytes) -> str | None:
-        """The role whose key the peer has, ``"client"`` or ``"engine"``; None if it came without keys."""
+        """The role whose key the peer has (one of `curve.ROLES`); None if it came without keys."""
         return self._users.get(route)
 
     def admit(self, route: bytes) -> None:

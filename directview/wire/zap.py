@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils import z85
 
-from directview.wire.curve import ServerCurve, fingerprint
+from directview.wire.curve import ROLES, ServerCurve, fingerprint
 
 __all__ = ["DOMAIN", "Gatekeeper"]
 
@@ -53,7 +53,7 @@ class Gatekeeper:
 
     def replace(self, curve: ServerCurve) -> None:
         """Let in these keys from now on, and no others."""
-        self._retired += [self._curve.client.public, self._curve.engine.public]
+        self._retired += [self._curve.pair_of(role).public for role in ROLES]
         self._curve = curve
 
     async def _serve(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from directview.controller._client_messages import ABORT_AGAIN, ABORT_FIRST, ABO
 from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Record, Send
 from directview.controller._state import EXIT_DRAIN, Controller, Settings
 from directview.testing.invariants import check_controller
+from directview.wire.curve import ROLES
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
@@ -204,15 +206,13 @@ def test_who_does_not_belong_here_is_told_why_and_what_to_do(
 
 def test_a_key_is_good_for_its_role_only() -> None:
     here = house()
-    for role, user, welcome in [
-        ("engine", "client", False),
-        ("client", "engine", False),
-        ("supervisor", "engine", True),
-    ]:
-        here.machine.greet(b"x", hello(role, "x"), user, here.now)
+    for role, user in itertools.product(ROLES, ROLES):
+        name = f"{role} with a key for {user}"
+        here.machine.greet(name.encode(), hello(role, name[:8]), user, here.now)
         here.turn()
-        (answer,) = [message for message in here.heard("x") if not isinstance(message, Engines)]
-        assert isinstance(answer, Welcome) == welcome
+        (answer,) = [message for message in here.heard(name) if not isinstance(message, Engines)]
+        assert isinstance(answer, Welcome if role == user else Refused), name
+        assert (name in here.expelled()) == (role != user)
 
 
 def test_a_newer_connection_of_a_peer_replaces_its_older_one() -> None:

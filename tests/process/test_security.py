@@ -25,6 +25,7 @@ from directview import Client, Cluster, ConnectionRejected, DirectViewError
 from directview.cli import main
 from directview.connection import ConnectionFileError
 from directview.controller.options import ControllerOptions
+from directview.engine.options import EngineOptions
 from directview.supervisor.control import SupervisorFile, request
 from directview.wire.curve import fingerprint
 
@@ -82,28 +83,36 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 def secrets_of(rc: Client) -> list[str]:
-    return [contents(rc, role)["secret"] for role in ("client", "engine")]
+    engine = contents(rc, "engine")
+    return [contents(rc)["secret"], engine["secret"], engine["supervisor_secret"]]
 
 
 def test_each_role_has_a_key_pair_of_its_own(rc: Client) -> None:
     client, engine = contents(rc), contents(rc, "engine")
     assert client["server_public"] == engine["server_public"]
-    assert len({client["public"], engine["public"], client["server_public"]}) == 3
-    assert client["secret"] != engine["secret"]
+    publics = {client["public"], engine["public"], engine["supervisor_public"], client["server_public"]}
+    assert len(publics) == 4
+    assert len(set(secrets_of(rc))) == 3
+    assert client["supervisor_secret"] is None
 
 
 @pytest.mark.usefixtures("rc")
 def test_the_keys_are_shown_by_their_fingerprints(rc: Client) -> None:
     said = CliRunner().invoke(main, ["keys", "--profile", "guarded"], catch_exceptions=False).output
-    for key in (contents(rc)["public"], contents(rc, "engine")["public"], contents(rc)["server_public"]):
-        assert fingerprint(key) in said
+    for role, key in (
+        ("controller", contents(rc)["server_public"]),
+        ("client", contents(rc)["public"]),
+        ("engine", contents(rc, "engine")["public"]),
+        ("supervisor", contents(rc, "engine")["supervisor_public"]),
+    ):
+        assert f"{role:<12}{fingerprint(key)}" in said
     assert not [secret for secret in secrets_of(rc) if secret in said]
 
 
 @pytest.mark.parametrize("disconnect", [False, True])
 def test_keys_are_replaced_without_a_restart(rc: Client, disconnect: bool) -> None:
     """The old ones are refused at once, in the log too; who is connected stays, or is cut off on request."""
-    old = contents(rc)
+    old, engine = contents(rc), contents(rc, "engine")
     with Client(old) as connected:
         assert connected[:].apply_async(abs, -1).get(DEADLINE) == [1, 1]
         flags = ["--rotate", "--disconnect"] if disconnect else ["--rotate"]
@@ -112,7 +121,10 @@ def test_keys_are_replaced_without_a_restart(rc: Client, disconnect: bool) -> No
         new = contents(rc)
         assert new["public"] != old["public"]
         assert new["server_public"] == old["server_public"]
-        assert fingerprint(new["public"]) in said.output
+        renewed = contents(rc, "engine")
+        assert {engine["public"], engine["supervisor_public"]}.isdisjoint(renewed.values())
+        for key in (new["public"], renewed["public"], renewed["supervisor_public"]):
+            assert fingerprint(key) in said.output
         assert oct(stat.S_IMODE((folder_of(rc) / "client.json").stat().st_mode)) == "0o600"
         began = time.monotonic()
         with pytest.raises(DirectViewError, match="refuses this key; use the connection file"):
@@ -135,11 +147,66 @@ def test_keys_are_not_replaced_from_elsewhere(rc: Client) -> None:
         asyncio.run(distant.query("rotate_keys"))
 
 
+def test_a_supervisors_key_makes_no_engine_and_an_engines_no_supervisor(rc: Client, tmp_path: Path) -> None:
+    """Nor does either make a client. Each is told, and the log says whose key it was."""
+    log = folder_of(rc) / "controller.log"
+    found = contents(rc, "engine")
+    pairs = [(found[f"{role}public"], found[f"{role}secret"]) for role in ("", "supervisor_")]
+    engines, supervisors = pairs
+    swapped = dict(zip(("public", "secret", "supervisor_public", "supervisor_secret"),
+                       (*supervisors, *engines), strict=True))  # fmt: skip
+    path = file_of(tmp_path / "swapped.json", {**found, **swapped})
+    options = EngineOptions(connection=str(path), uuid=os.urandom(16).hex(), connect_timeout=DEADLINE)
+    engine = subprocess.run(
+        [sys.executable, "-m", "directview.engine", options.to_json()],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert engine.returncode == 1
+    assert "the key presented is for role 'supervisor', not 'engine'" in engine.stderr
+    supervisor = subprocess.run(
+        [sys.executable, "-m", "directview", "add-engines", "-n", "1", "--file", str(path)],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert supervisor.returncode != 0
+    until(lambda: "is for role 'engine', not 'supervisor'" in log.read_text(), "the reason in the log")
+    for pair in pairs:
+        with pytest.raises(ConnectionRejected, match="client connection file"):
+            Client({**contents(rc), "public": pair[0], "secret": pair[1]}).ids
+    assert len(rc) == 2
+
+
+def test_a_file_without_a_supervisors_key_is_good_for_engines_alone(rc: Client, tmp_path: Path) -> None:
+    """A copy of engine.json from which that pair was taken out."""
+    found = {**contents(rc, "engine"), "supervisor_public": None, "supervisor_secret": None}
+    path = str(file_of(tmp_path / "engine.json", found))
+    refused = subprocess.run(
+        [sys.executable, "-m", "directview", "add-engines", "-n", "1", "--file", path],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "no key for a supervisor" in refused.stderr
+    engine = subprocess.Popen([sys.executable, "-m", "directview", "engine", "--file", path])
+    try:
+        rc.wait_for_engines(3, DEADLINE)
+        assert rc[rc.ids[-1]].apply_async(os.getpid).get(DEADLINE) == engine.pid
+    finally:
+        engine.terminate()
+        engine.wait(DEADLINE)
+    until(lambda: len(rc) == 2, "the engine's end")
+
+
+def file_of(path: Path, found: dict[str, Any]) -> Path:
+    """A connection file with these contents."""
+    path.touch(0o600)
+    path.write_text(json.dumps(found))
+    return path
+
+
 def test_a_clients_key_makes_no_supervisor(rc: Client, tmp_path: Path) -> None:
     """Whatever the file says it is for. That it makes no engine either is tested with a bare one."""
-    path = tmp_path / "engine.json"
-    path.touch(0o600)
-    path.write_text(json.dumps({**contents(rc), "role": "engine"}))
+    found = contents(rc)
+    as_supervisor = {"supervisor_public": found["public"], "supervisor_secret": found["secret"]}
+    path = file_of(tmp_path / "engine.json", {**found, **as_supervisor, "role": "engine"})
     before = len(asyncio.run(rc.query("status"))["supervisors"])
     done = subprocess.run(
         [sys.executable, "-m", "directview", "engine", "--file", str(path)],
@@ -304,6 +371,7 @@ pickle._Unpickler = pickle._load = pickle._loads = never
 
 from directview.controller.__main__ import run
 from directview.controller.options import ControllerOptions
+from directview.engine.options import EngineOptions
 code = run(ControllerOptions.from_json(sys.argv[1]))
 print(json.dumps(sorted({"cloudpickle", "dill", "directview.wire.objects"} & set(sys.modules))))
 sys.exit(code)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import deque
 from typing import Any
 
 import pytest
+from zmq.utils import z85
 
-from directview.wire.curve import CurveKeys, KeyPair, ServerCurve, fingerprint, new_keys
+from directview.wire.curve import ROLES, CurveKeys, KeyPair, ServerCurve, fingerprint, new_keys
 from directview.wire.zap import DOMAIN, Gatekeeper
 
 
@@ -30,13 +30,16 @@ def test_what_is_no_key_is_refused_by_name(key: Any) -> None:
 
 def test_secrets_do_not_show() -> None:
     pair = new_keys()
-    curve = ServerCurve(pair, pair, pair)
+    curve = ServerCurve(pair, pair, pair, pair)
     assert pair.secret not in repr(pair) + repr(curve) + repr(curve.keys_for("client"))
 
 
 def test_each_role_has_the_servers_public_key_and_a_pair_of_its_own() -> None:
-    curve = ServerCurve(new_keys(), new_keys(), new_keys())
-    for role, pair in (("client", curve.client), ("engine", curve.engine)):
+    curve = ServerCurve.new()
+    pairs = {"client": curve.client, "engine": curve.engine, "supervisor": curve.supervisor}
+    assert tuple(pairs) == ROLES
+    assert len({pair.public for pair in (curve.server, *pairs.values())}) == 4
+    for role, pair in pairs.items():
         assert curve.keys_for(role) == CurveKeys(curve.server.public, pair.public, pair.secret)
         assert curve.role_of(pair.public) == role
     assert curve.role_of(curve.server.public) is None
@@ -44,8 +47,6 @@ def test_each_role_has_the_servers_public_key_and_a_pair_of_its_own() -> None:
 
 
 def request(curve: ServerCurve, **changes: bytes) -> list[bytes]:
-    from zmq.utils import z85
-
     fields = {
         "version": b"1.0",
         "number": b"1",
@@ -76,14 +77,18 @@ def gatekeeper_of(curve: ServerCurve, refusals: list[str]) -> Gatekeeper:
 
 
 def test_keys_that_were_replaced_are_refused_and_told_apart() -> None:
-    curve, refusals = ServerCurve(new_keys(), new_keys(), new_keys()), list[str]()
+    curve, refusals = ServerCurve.new(), list[str]()
     gatekeeper = gatekeeper_of(curve, refusals)
-    gatekeeper.replace(dataclasses.replace(curve, client=new_keys()))
+    gatekeeper.replace(ServerCurve.new(curve.server))
+    for role in ROLES[1:]:
+        key = z85.decode(curve.pair_of(role).public.encode())
+        assert gatekeeper._answer(request(curve, key=key))[2] == b"400"
+        assert "has a key that was replaced" in refusals.pop()
     assert gatekeeper._answer(request(curve))[2] == b"400"
     assert gatekeeper._answer(request(curve, key=bytes(32)))[2] == b"400"
     assert refusals[0] == f"127.0.0.1 has a key that was replaced ({fingerprint(curve.client.public)})"
     assert refusals[1].startswith("127.0.0.1 has an unknown key (")
-    assert gatekeeper.refused == 2
+    assert gatekeeper.refused == 4
 
 
 def test_fingerprints_tell_keys_apart() -> None:
@@ -94,8 +99,11 @@ def test_fingerprints_tell_keys_apart() -> None:
 
 
 def test_the_gatekeeper_lets_in_exactly_the_known_keys() -> None:
-    curve = ServerCurve(new_keys(), new_keys(), new_keys())
+    curve = ServerCurve.new()
     assert answer(curve, request(curve)) == (b"200", b"client")
+    for role in ROLES:
+        key = z85.decode(curve.pair_of(role).public.encode())
+        assert answer(curve, request(curve, key=key)) == (b"200", role.encode())
     for change in (
         {"key": bytes(32)},
         {"key": b""},

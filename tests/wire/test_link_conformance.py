@@ -114,7 +114,7 @@ class House:
     kind: str
     folder: Path
     network: Network
-    curve: ServerCurve = field(default_factory=lambda: ServerCurve(new_keys(), new_keys(), new_keys()))
+    curve: ServerCurve = field(default_factory=lambda: ServerCurve.new())
     controllers: list[Controller] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     address: str = ""
