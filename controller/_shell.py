@@ -191,6 +191,7 @@ class ControllerShell:
         left = Registered.read(self._folder) if self._earlier is not None else None
         known = left.ids if left is not None else {}
         self._incarnation = left.incarnation + 1 if left is not None else 1
+        self._generation = left.generation if left is not None else 0
         self._write_ids(known)
         if left is not None:
             engines = sum([id >= 0 for id in known.values()])
@@ -200,7 +201,9 @@ class ControllerShell:
 
     def _write_ids(self, ids: dict[bytes, int]) -> None:
         if self._options.policy == "wait":
-            Registered(self._incarnation, ids).write(self._folder)
+            # After a failure the same one again: the other file is whole.
+            Registered(self._incarnation, ids, self._generation + 1).write(self._folder)
+            self._generation += 1
 
     def _keep_ids(self, ids: dict[bytes, int]) -> None:
         """Write down who is there.

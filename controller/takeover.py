@@ -2,7 +2,9 @@
 
 ``controller.json`` in the cluster's folder, mode 0600, written under policy ``wait`` alone and removed when
 the cluster ends in order. So it is there exactly when a controller has died and its peers may be waiting.
-Beside it lies ``engines.json``: who was there, and how many controllers there have been.
+Beside it lie ``engines.json`` and ``engines.1.json``: who was there, and how many controllers there have
+been. They are written in turn and in place, with room to spare: a peer that comes while the disk is full has
+to be known to the next controller like any other.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from directview.wire.curve import ROLES, KeyPair, ServerCurve
 
 __all__ = ["Registered", "Takeover", "remove_takeover"]
 
-_CONTROLLER, _ENGINES = TAKEOVER_FILES
+_CONTROLLER, *_ENGINES = TAKEOVER_FILES
 _PAIRS: Final = ("server", *ROLES)
+_ROOM: Final = 16_384
+"""Bytes of each file of peers, at first: for some 300 of them. Doubled when that is too little."""
 
 
 def remove_takeover(folder: Path) -> None:
@@ -75,32 +79,68 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The contents of ``engines.json``."""
+    """Who was there, as the newer of two files has it."""
 
     incarnation: int
     ids: dict[bytes, int]
     """Engines (uuid → id) and clients (uuid → -1)."""
+    generation: int = 0
+    """Which writing this is: counted over all controllers of a cluster."""
 
     def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write it over the older one of the files; to both of them where there are none yet.
+
+        Raises:
+            OSError: there is no room. What was written before is still there.
+        """
         ids = {uuid.hex(): id for uuid, id in self.ids.items()}
-        _write(folder / _ENGINES, {"incarnation": self.incarnation, "ids": ids})
+        contents = {"begun": self.generation, "incarnation": self.incarnation, "ids": ids}
+        # The last word is the same as the first only if all that is in between has been written as well.
+        data = json.dumps({**contents, "ended": self.generation}).encode()
+        name = _ENGINES[self.generation % 2]
+        for other in {name, *_ENGINES} if not (folder / name).exists() else (name,):
+            _write_in_place(folder / other, data)
 
     @classmethod
     def read(cls, folder: Path) -> Registered | None:
         """What an earlier controller has left, if there was one.
 
         Raises:
-            LaunchError: the file is damaged.
+            LaunchError: both files are damaged.
         """
-        contents = _read(folder / _ENGINES)
-        if contents is None:
-            return None
+        found = [cls._read_one(folder / name) for name in _ENGINES if (folder / name).exists()]
+        whole = [each for each in found if isinstance(each, cls)]
+        if whole:
+            return max(whole, key=lambda each: each.generation)
+        for error in found:
+            assert isinstance(error, Exception)
+            raise _damaged(folder / _ENGINES[0], error)
+        return None
+
+    @classmethod
+    def _read_one(cls, path: Path) -> Registered | Exception:
         try:
+            contents = json.loads(path.read_bytes())
+            if contents["begun"] != contents["ended"]:
+                return ValueError("it was not written to its end")
             ids = {bytes.fromhex(uuid): int(id) for uuid, id in contents["ids"].items()}
-            return cls(int(contents["incarnation"]), ids)
+            return cls(int(contents["incarnation"]), ids, int(contents["begun"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged(folder / _ENGINES, error) from None
+            return error
+
+
+def _write_in_place(path: Path, data: bytes) -> None:
+    """Over what is there. As long as it doesn't grow, that takes no room on the disk."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        size = max(os.fstat(fd).st_size, _ROOM)
+        while size < len(data):
+            size *= 2
+        rest = memoryview(data.ljust(size))
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 DEFAULT_PROFILE: Final = "default"
-TAKEOVER_FILES: Final = ("controller.json", "engines.json")
+TAKEOVER_FILES: Final = ("controller.json", "engines.json", "engines.1.json")
 """What a controller leaves in its folder for one that takes over when it has died."""
 SUPERVISOR_LOCK: Final = "supervisor.lock"
 """Held by the supervisor in a private folder. Where it has only engines, for a cluster elsewhere, there is no
