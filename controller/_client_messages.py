@@ -35,6 +35,7 @@ from directview.wire.messages import (
     Signal,
     Stop,
     Submit,
+    Taken,
     encode,
 )
 
@@ -67,7 +68,10 @@ def _submit(
     now: float,
 ) -> None:
     _own(message.client, client)
-    client.watermark = max(client.watermark, message.watermark)
+    if message.watermark > client.watermark:
+        client.watermark = message.watermark
+        if client.paused:
+            _tell_watermark(controller, client)
     engines, dirty = controller.registry.engines, controller.dirty
     settings = controller.settings
     refused: dict[int, list[int]] = {}
@@ -98,6 +102,16 @@ def _submit(
     controller.history.submitted(client.uuid, message.calls, now)
     for id, seqs in refused.items():
         controller.send_lost(client, id, "there is no such engine", (), seqs, now)
+
+
+def _tell_watermark(controller: Controller, client: Client) -> None:
+    """To engines that it would not reach with the calls, which wait here."""
+    for id in list(client.paused):
+        engine = controller.registry.engines.get(id)
+        if engine is None or not engine.queue.is_paused(client.uuid):
+            client.paused.discard(id)
+        elif engine.ready:
+            controller.send(engine.route, Submit(client.uuid, client.watermark, ()))
 
 
 def _entry(client: Client, item: CallItem, frames: Sequence[Any]) -> Entry:
@@ -182,6 +196,13 @@ def _grant(
     _own(message.client, client)
     if message.way != RESULT:
         raise ProtocolError("a client grants no arguments")
+    _forward(controller, (message.engine,), header)
+
+
+def _taken(
+    controller: Controller, client: Client, message: Taken, header: bytes, frames: Sequence[Any], now: float
+) -> None:
+    _own(message.client, client)
     _forward(controller, (message.engine,), header)
 
 
@@ -353,6 +374,7 @@ HANDLERS: Final[dict[type[Any], Callable[..., None]]] = {
     Ack: _ack,
     Chunk: _chunk,
     Grant: _grant,
+    Taken: _taken,
     Abort: _abort,
     Query: _query,
     Goodbye: _goodbye,

@@ -16,9 +16,11 @@ from directview.wire.messages import (
     Goodbye,
     Grant,
     Output,
+    Paused,
     ProtocolError,
     Result,
     Resume,
+    Submit,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +105,29 @@ def _forward(controller: Controller, client: bytes, header: bytes, frames: Seque
         controller.forward((known.route,), header, frames)
 
 
+def _paused(
+    controller: Controller, engine: Engine, message: Paused, header: bytes, frames: Sequence[Any], now: float
+) -> None:
+    """It begins no calls of this client for now: nor does it get any, and others' take their place.
+
+    What it says of a client that is gone it takes back when it hears of that. Batches that wait here can't
+    tell it the client's watermark any more, which perhaps is all that it waits for.
+    """
+    _own(message.engine, engine)
+    client = controller.registry.clients.get(message.client)
+    if not message.paused:
+        engine.queue.go_on(message.client)
+        if client is not None:
+            client.paused.discard(engine.id)
+        _refill(controller, engine)
+    elif client is not None or engine.queue.has(message.client):
+        engine.queue.pause(message.client)
+        _refill(controller, engine)
+        if client is not None:
+            client.paused.add(engine.id)
+            controller.send(engine.route, Submit(client.uuid, client.watermark, ()))
+
+
 def _resume(
     controller: Controller, engine: Engine, message: Resume, header: bytes, frames: Sequence[Any], now: float
 ) -> None:
@@ -139,6 +164,7 @@ HANDLERS: Final[dict[type[Any], Callable[..., None]]] = {
     Chunk: _chunk,
     Grant: _grant,
     Output: _output,
+    Paused: _paused,
     Resume: _resume,
     Goodbye: _goodbye,
 }

@@ -4,6 +4,9 @@ Calls wait here, not in the engine, so that they can be aborted, counted and rep
 deep in a function. The engine is given a window of them, bounded by count and bytes, refilled as calls
 end (or, for coroutine functions, start). Clients take turns, so that one client's flood delays another's
 call by one round, not by the flood.
+
+A client that leaves too much of its results with the engine is paused there: its calls wait here, and what
+the engine has of them, which it doesn't begin either, takes no place in the window from anybody.
 """
 
 from __future__ import annotations
@@ -50,13 +53,17 @@ class EngineQueue:
     """The queue and the dispatch window of one engine."""
 
     __slots__ = (
-        "_given", "_lines", "_most_bytes", "_most_calls", "running", "waiting", "window", "window_bytes",
+        "_given", "_lines", "_most_bytes", "_most_calls", "_paused", "_turns", "paused", "running", "waiting",
+        "window", "window_bytes",
     )  # fmt: skip
 
     def __init__(self, window_calls: int = WINDOW_CALLS, window_bytes: int = WINDOW_BYTES) -> None:
         self._most_calls = window_calls
         self._most_bytes = window_bytes
-        self._lines: OrderedDict[bytes, _Line] = OrderedDict()
+        self._lines: dict[bytes, _Line] = {}
+        self._turns: OrderedDict[bytes, None] = OrderedDict()
+        """Clients with a line that are not paused, in the order of their turns."""
+        self._paused: set[bytes] = set()
         self._given: dict[bytes, dict[int, int]] = {}
         """Calls that the engine has, by client and seq: bytes in the window, or `_STARTED`."""
         self.waiting = 0
@@ -66,9 +73,11 @@ class EngineQueue:
         self.window_bytes = 0
         self.running = 0
         """Coroutine calls that the engine has reported as started."""
+        self.paused = 0
+        """Calls that the engine has and does not begin, because their clients are paused."""
 
     def __len__(self) -> int:
-        return self.waiting + self.window + self.running
+        return self.waiting + self.window + self.running + self.paused
 
     # --- what waits ---------------------------------------------------------------------------------
 
@@ -80,6 +89,8 @@ class EngineQueue:
         line = self._lines.get(entry.client)
         if line is None:
             line = self._lines[entry.client] = _Line()
+            if entry.client not in self._paused:
+                self._turns[entry.client] = None
         seq = entry.item.seq
         known = line.entries.get(seq)
         if known is None:
@@ -99,17 +110,22 @@ class EngineQueue:
         self.waiting -= 1
         line.nbytes -= entry.item.nbytes
         if not line.entries:
-            del self._lines[client]
+            self._drop_line(client)
         return True
+
+    def _drop_line(self, client: bytes) -> _Line | None:
+        self._turns.pop(client, None)
+        return self._lines.pop(client, None)
 
     def clear_waiting(self) -> None:
         """Take back whatever waits."""
         self._lines.clear()
+        self._turns.clear()
         self.waiting = 0
 
     def withdraw_all(self, client: bytes) -> None:
         """Take back whatever waits of this client."""
-        line = self._lines.pop(client, None)
+        line = self._drop_line(client)
         if line is not None:
             self.waiting -= len(line.entries)
 
@@ -123,9 +139,10 @@ class EngineQueue:
     def take(self) -> list[Entry]:
         """Calls to dispatch now: as many as the window has room for. They are in the window then."""
         taken: list[Entry] = []
-        lines = self._lines
-        while lines and self.window < self._most_calls:
-            client, line = next(iter(lines.items()))
+        turns = self._turns
+        while turns and self.window < self._most_calls:
+            client = next(iter(turns))
+            line = self._lines[client]
             given = self._given.setdefault(client, {})
             for _ in range(min(_ROUND, self._most_calls - self.window, len(line.entries))):
                 seq, entry = line.entries.popitem(last=False)
@@ -144,9 +161,9 @@ class EngineQueue:
                     self.window_bytes += nbytes
                 taken.append(entry)
             if line.entries:
-                lines.move_to_end(client)
+                turns.move_to_end(client)
             else:
-                del lines[client]
+                self._drop_line(client)
         return taken
 
     def given(self) -> Iterator[tuple[bytes, int]]:
@@ -160,12 +177,54 @@ class EngineQueue:
         given = self._given.get(client)
         return given is not None and seq in given
 
+    def has(self, client: bytes) -> bool:
+        """Whether anything of this client waits here, or is with the engine."""
+        return client in self._given or client in self._lines
+
     def adopt(self, client: bytes, seq: int) -> None:
         """The engine says that it has this call."""
         given = self._given.setdefault(client, {})
         if seq not in given:
             given[seq] = 0
-            self.window += 1
+            self._count(client, 1, 0)
+
+    def _count(self, client: bytes, calls: int, nbytes: int) -> None:
+        """So many more calls of this client, which the engine has not started."""
+        if client in self._paused:
+            self.paused += calls
+        else:
+            self.window += calls
+            self.window_bytes += nbytes
+
+    def pause(self, client: bytes) -> None:
+        """The engine begins no call of this client until `go_on`: give it none."""
+        if client not in self._paused:
+            self._move(client, -1)
+            self._paused.add(client)
+            self._turns.pop(client, None)
+
+    def is_paused(self, client: bytes) -> bool:
+        """Whether the engine is given none of its calls."""
+        return client in self._paused
+
+    def go_on(self, client: bytes) -> None:
+        """The engine begins calls of this client again.
+
+        Those that it has count again: the window may be more than full then, and is given nothing until
+        they have ended.
+        """
+        if client in self._paused:
+            self._paused.discard(client)
+            self._move(client, 1)
+            if client in self._lines:
+                self._turns[client] = None
+
+    def _move(self, client: bytes, sign: int) -> None:
+        """Calls that the engine has of this client, into the window or out of it."""
+        sizes = [nbytes for nbytes in self._given.get(client, {}).values() if nbytes != _STARTED]
+        self.window += sign * len(sizes)
+        self.window_bytes += sign * sum(sizes)
+        self.paused -= sign * len(sizes)
 
     def started(self, client: bytes, seqs: Iterable[int]) -> None:
         """The engine runs these coroutine calls beside others: they fill the window no longer."""
@@ -176,8 +235,7 @@ class EngineQueue:
             nbytes = given.get(seq, _STARTED)
             if nbytes != _STARTED:
                 given[seq] = _STARTED
-                self.window -= 1
-                self.window_bytes -= nbytes
+                self._count(client, -1, -nbytes)
                 self.running += 1
 
     def ended(self, client: bytes, seqs: Iterable[int]) -> None:
@@ -185,6 +243,7 @@ class EngineQueue:
         given = self._given.get(client)
         if given is None:
             return
+        calls = size = 0
         for seq in seqs:
             nbytes = given.pop(seq, None)
             if nbytes is None:
@@ -192,8 +251,9 @@ class EngineQueue:
             if nbytes == _STARTED:
                 self.running -= 1
             else:
-                self.window -= 1
-                self.window_bytes -= nbytes
+                calls += 1
+                size += nbytes
+        self._count(client, -calls, -size)
         if not given:
             del self._given[client]
 
@@ -206,6 +266,7 @@ class EngineQueue:
             for seq in [seq for seq in line.entries if seq not in kept]:
                 self.withdraw(client, seq)
         self.ended(client, [seq for seq in self._given.get(client, ()) if seq not in kept])
+        self.go_on(client)
 
     def line_of(self, client: bytes) -> list[Entry]:
         """What waits of this client, in order."""
@@ -223,8 +284,10 @@ class EngineQueue:
         }
         waiting = {client: list(line.entries) for client, line in self._lines.items()}
         self._lines.clear()
+        self._turns.clear()
         self._given.clear()
-        self.waiting = self.window = self.window_bytes = self.running = 0
+        self._paused.clear()
+        self.waiting = self.window = self.window_bytes = self.running = self.paused = 0
         return dispatched, waiting
 
 

@@ -80,6 +80,8 @@ class Client:
     """When it is given up, while it has no route."""
     engines: set[int] = field(default_factory=set)
     """Engines that have, or have had, something of it."""
+    paused: set[int] = field(default_factory=set)
+    """Engines that begin no calls of it, because it leaves too much there."""
 
 
 @dataclass(eq=False, slots=True)

@@ -8,13 +8,14 @@ from       kind               what happens
 anyone     Hello              registered and welcomed, or refused (`greet`)
 client     Submit             each call is queued for each of its engines
 client     Resume             asked of the engine that has the calls, if it is there
-client     Ack Grant          forwarded as they came
+client     Ack Grant Taken    forwarded as they came
 client     Chunk              forwarded as it came, to all engines that it names
 client     Abort              a waiting call ends here; one that was dispatched ends on the engine
 client     Query              answered (`directview.controller._status`) or passed to a supervisor
 engine     Resume             what it holds, first on a new connection; then clients are told of it
 engine     Accept Result      booked, and forwarded as they came
 engine     Chunk Grant Output forwarded as they came
+engine     Paused             this client's calls wait here, and others' go on
 supervisor Exited Answer      an engine's death notice; the answer to a query that was passed on
 supervisor Alive              the places of engines that can't come back yet are kept
 ========== ================== ==================================================================

@@ -116,7 +116,7 @@ def _counts(engine: Engine) -> dict[str, int]:
     """Calls that wait here, and calls that the engine has been given."""
     return {
         "queue": engine.queue.waiting,
-        "tasks": engine.queue.window + engine.queue.running,
+        "tasks": engine.queue.window + engine.queue.running + engine.queue.paused,
         "completed": engine.completed,
     }
 

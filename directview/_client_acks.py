@@ -2,18 +2,17 @@
 
 An engine keeps each result until it hears that the client has it. While calls go on, that costs nothing:
 every batch carries the client's watermark, below which all is received. What it doesn't cover is said in
-words, soon. Words can be lost with a connection: then the engines concerned are told the watermark once
-more, when it has passed all that was outstanding at the time.
+words, soon. Words can be lost with a connection: then the engines are asked about all that is outstanding,
+which tells them what is not. What calls print is acknowledged a megabyte at a time.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from directview._client_batches import Outbound
-from directview.wire.messages import Ack
+from directview.wire.messages import Ack, Taken
 
 __all__ = ["Acknowledgements"]
 
@@ -21,20 +20,22 @@ ACK_COUNT: Final = 256
 ACK_BYTES: Final = 1 << 20
 ACK_DELAY: Final = 0.05
 """Results are acknowledged at this many, this many bytes, or after this many seconds."""
+TAKEN_BYTES: Final = 1 << 20
+"""Of output, as `output_size` counts it."""
 _BATCH: Final = 4096
 
 
 class Acknowledgements:
     """What one client owes its engines, by id."""
 
-    __slots__ = ("_bytes", "_count", "_owed", "_settling", "_uuid", "deadline")
+    __slots__ = ("_bytes", "_count", "_owed", "_printed", "_uuid", "deadline")
 
     def __init__(self, uuid: bytes) -> None:
         self._uuid = uuid
         self._owed: dict[int, list[int]] = {}
         self._count = 0
         self._bytes = 0
-        self._settling: deque[tuple[int, tuple[int, ...]]] = deque()
+        self._printed: dict[int, int] = {}
         self.deadline: float | None = None
         """When what is owed is to be said at the latest."""
 
@@ -64,24 +65,25 @@ class Acknowledgements:
     def forget(self, id: int) -> None:
         """This engine is gone."""
         self._count -= len(self._owed.pop(id, ()))
+        self._printed.pop(id, None)
 
-    def settle(self, ids: Sequence[int], seq: int) -> None:
-        """Words to these engines may have been lost: tell them when the watermark has reached `seq`."""
-        self._settling.append((seq, tuple(ids)))
+    def printed(self, id: int, size: int) -> Taken | None:
+        """Output has been received, of that size; what to say of it, now and then."""
+        size += self._printed.get(id, 0)
+        if size < TAKEN_BYTES:
+            self._printed[id] = size
+            return None
+        self._printed.pop(id, None)
+        return Taken(self._uuid, id, size)
+
+    def asks(self, id: int) -> None:
+        """The engine is asked about everything: it counts from nothing again."""
+        self._printed.pop(id, None)
 
     @property
     def urgent(self) -> bool:
         """Enough is owed to be said at once."""
         return self._count >= ACK_COUNT or self._bytes >= ACK_BYTES
-
-    @property
-    def settling(self) -> bool:
-        """Engines wait to be told of the watermark."""
-        return bool(self._settling)
-
-    def to_settle(self, watermark: int) -> bool:
-        """Whether the watermark has reached what engines wait to be told."""
-        return bool(self._settling) and self._settling[0][0] <= watermark
 
     def say(self, watermark: int) -> Iterator[Outbound]:
         """All that is owed, in messages of bounded size. It counts as said.
@@ -91,12 +93,9 @@ class Acknowledgements:
         owed, self._owed = self._owed, {}
         self._count = self._bytes = 0
         self.deadline = None
-        settled: dict[int, list[int]] = {}
-        while self.to_settle(watermark):
-            settled.update({id: [] for id in self._settling.popleft()[1]})
         parts: list[tuple[int, tuple[int, ...]]] = []
         size = 0
-        for id, named in {**settled, **owed}.items():
+        for id, named in owed.items():
             seqs = [seq for seq in named if seq >= watermark]
             for first in range(0, max(len(seqs), 1), _BATCH):
                 part = tuple(seqs[first : first + _BATCH])

@@ -10,6 +10,7 @@ from directview.wire.messages import (
     CHUNK_BYTES,
     MAX_FRAMES,
     Abort,
+    Ack,
     CallItem,
     Message,
     Resume,
@@ -58,7 +59,9 @@ def aborts(uuid: bytes, seqs: Mapping[int, Sequence[int]]) -> Iterator[Message]:
             yield Abort(uuid, ((id, tuple(named[first : first + _BATCH_SEQS])),))
 
 
-def questions(uuid: bytes, items: Sequence[ResumeItem]) -> Iterator[Message]:
-    """Calls to be asked about."""
+def questions(uuid: bytes, items: Sequence[ResumeItem], watermark: int) -> Iterator[Message]:
+    """Calls to be asked about, by engine; at the end a word to these engines that this was all."""
     for first in range(0, len(items), _BATCH_SEQS):
         yield Resume(uuid, tuple(items[first : first + _BATCH_SEQS]), False)
+    if items:
+        yield Ack(uuid, watermark, tuple([(id, ()) for id in dict.fromkeys([item.engine for item in items])]))

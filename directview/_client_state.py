@@ -70,6 +70,7 @@ from directview.wire.messages import (
     Resume,
     ResumeItem,
     Welcome,
+    output_size,
 )
 from directview.wire.parcels import Unpacked, unpack
 from directview.wire.postmortem import deaths
@@ -233,6 +234,9 @@ class ClientState:
             case Grant(way=way) if way == ARGUMENT:
                 self._grant(message, now)
             case Output():
+                taken = self._acks.printed(message.engine, output_size(message.text))
+                if taken is not None:
+                    self._say(taken)
                 call = self.calls.get(message.seq)
                 if call is not None and message.engine in call.pending:
                     self._events.append(Printed(call, message.engine, message.stream, message.text))
@@ -494,7 +498,8 @@ class ClientState:
         """Ask these engines about all calls that they may have.
 
         The mark goes first: no engine has such a call, so it is answered, and tells the answers to this
-        question from whatever the engine said before.
+        question from whatever the engine said before. When it has heard all, it knows what we have of what it
+        keeps: that is what we did not ask about.
         """
         items: list[ResumeItem] = []
         aborting: dict[int, list[int]] = {}
@@ -502,6 +507,7 @@ class ClientState:
             engine = self._engines[id]
             self._mark += 1
             engine.begin_to_ask(self._mark)
+            self._acks.asks(id)
             items += [ResumeItem(seq, id, engine.info.uuid) for seq in (self._mark, *sorted(engine.given))]
             for seq, call in engine.given.items():
                 if id in call.aborting:
@@ -512,10 +518,9 @@ class ClientState:
                     if call.outgoing is not None:
                         call.outgoing.drop(id)
                         self._sending.moved(call)
-        for message in (*questions(self.uuid, items), *aborts(self.uuid, aborting)):
+        asked = questions(self.uuid, items, self.watermark)
+        for message in (*asked, *aborts(self.uuid, aborting)):
             self._say(message)
-        if self.next_seq > 1:
-            self._acks.settle(ids, self.next_seq)
 
     # --- what goes out ------------------------------------------------------------------------------
 
@@ -539,8 +544,6 @@ class ClientState:
             out.extend(self._acks.say(self.watermark))
         if self._freed:
             out.extend(self._submits())
-        if self._acks.settling and self._acks.to_settle(self.watermark):
-            out.extend(self._acks.say(self.watermark))
         if self._incoming:
             out.extend(self._incoming.grants())
         return chain(out, self._sending.chunks(self._now)) if self._sending else out

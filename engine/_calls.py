@@ -1,15 +1,14 @@
-"""Pure: a call in an engine, and what an engine has of one client's calls."""
+"""Pure: a call in an engine."""
 
 from __future__ import annotations
 
 import enum
-from collections import deque
 
 from directview.wire.messages import ResultItem
 from directview.wire.parcels import Parcel, Unpacked
 from directview.wire.transfers import Outgoing
 
-__all__ = ["Call", "ClientCalls", "Stage", "size_of"]
+__all__ = ["Call", "Stage"]
 
 
 class Stage(enum.Enum):
@@ -26,8 +25,8 @@ class Call:
     """One call, from its arrival to its acknowledgement."""
 
     __slots__ = (
-        "cancelled", "client", "detached", "granted", "name", "outgoing", "parcel", "problem", "result",
-        "seq", "stage",
+        "behind", "cancelled", "client", "detached", "granted", "name", "outgoing", "parcel", "problem",
+        "result", "seq", "stage",
     )  # fmt: skip
 
     def __init__(self, client: bytes, seq: int, name: str, detached: bool = False) -> None:
@@ -45,6 +44,8 @@ class Call:
         self.granted = 0
         self.result: tuple[ResultItem, Parcel | None] | None = None
         self.outgoing: Outgoing | None = None
+        self.behind = False
+        """Its result waits to be sent until others have been taken."""
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -55,34 +56,3 @@ class Call:
     def complete(self) -> bool:
         """Nothing of its payload is still to come."""
         return self.parcel is None or not self.parcel.missing
-
-
-def size_of(call: Call) -> int:
-    """Bytes of its result."""
-    parcel = call.result[1] if call.result is not None else None
-    if parcel is None:
-        return 0
-    return parcel.nbytes + (sum([len(chunk) for chunk in parcel.chunks]) if parcel.chunks else 0)
-
-
-class ClientCalls:
-    """What is here of one client."""
-
-    __slots__ = ("begun", "calls", "kept", "large", "line", "parked", "retained", "watermark")
-
-    def __init__(self, begun: int) -> None:
-        self.begun = begun
-        """Calls below this number may have run before this engine was told to forget the client."""
-        self.calls: dict[int, Call] = {}
-        """All that is known, by seq."""
-        self.line: deque[Call] = deque()
-        """ARRIVING calls in order; the first one's payload is incomplete."""
-        self.large: dict[int, Call] = {}
-        """Calls with chunked payloads that have not started, in order: the first few are granted."""
-        self.retained: dict[int, Call] = {}
-        """DONE and not acknowledged."""
-        self.kept = 0
-        """Bytes of their results."""
-        self.parked: list[Call] = []
-        """Calls whose turn it was while that was too much, in order."""
-        self.watermark = 0

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from directview.engine._state import EngineState
-from directview.wire.messages import Message, Output
+from directview.wire.messages import Message, Output, output_size
 from directview.wire.session import Session
 
 __all__ = ["Outbox"]
@@ -28,7 +28,8 @@ _HOLD: Final = 0.02
 """Seconds for which output is held back to travel with what follows; the first line goes at once."""
 _LARGE: Final = 64 << 10
 _CAP: Final = 64 << 20
-"""Characters of output of one call. An engine that is blocked in a function can't be told to slow down."""
+"""Characters of output of one call. An engine that is blocked in a function can't be told to slow down.
+What a client does not take of several calls together has a bound, too: see `directview.engine._untaken`."""
 
 Key = tuple[bytes, int]
 
@@ -36,10 +37,12 @@ Key = tuple[bytes, int]
 class _Printed:
     """The output of one call so far."""
 
-    __slots__ = ("held", "number", "sent_at", "size", "total")
+    __slots__ = ("held", "number", "sent_at", "size", "total", "untaken")
 
     def __init__(self) -> None:
         self.number = 0
+        self.untaken = 0
+        """Characters that were not sent, because the client took none of what was."""
         self.total = 0
         self.held: list[tuple[str, str]] = []
         self.size = 0
@@ -93,6 +96,9 @@ class Outbox:
                 record = self._printed[key] = _Printed()
             if record.total >= _CAP:
                 return
+            if not self._state.may_print(key[0]):
+                record.untaken += len(text)
+                return
             text = text[: _CAP - record.total]
             record.total += len(text)
             record.size += len(text)
@@ -119,7 +125,11 @@ class Outbox:
         """The call ends: what it printed goes before its result."""
         if key in self._printed:
             with self._shield(), self.lock:
-                self._send_output(key, self._printed.pop(key))
+                record = self._printed.pop(key)
+                if record.untaken:
+                    notice = f"\n[{record.untaken} characters of output dropped: its client took none]\n"
+                    record.held.append(("stderr", notice))
+                self._send_output(key, record)
 
     def _send_output(self, key: Key, record: _Printed) -> None:
         client, seq = key
@@ -127,6 +137,7 @@ class Outbox:
             for start in range(0, len(text), _LARGE):
                 piece = text[start : start + _LARGE]
                 if self._session is not None:
+                    self._state.printed(client, output_size(piece))
                     self._session.send(Output(client, self._state.id, seq, record.number, stream, piece))
                 record.number += 1
         record.held.clear()

@@ -34,6 +34,7 @@ from directview.engine._stacks import Stacks, ignore_stack_signal
 from directview.engine._state import EngineState
 from directview.engine._steps import Steps
 from directview.engine._streams import Streams
+from directview.engine._untaken import most_untaken
 from directview.engine.options import EngineOptions
 from directview.folders import folder_of_file
 from directview.wire.arena import arena
@@ -63,7 +64,7 @@ class EngineShell:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._state = EngineState(memory=arena())
+        self._state = EngineState(memory=arena(), most_untaken=most_untaken(os.environ))
         self._state.uuid = options.uuid_bytes
         self._namespace = Namespace()
         self._steps = Steps(self._namespace, self._state.lent, self._keep_lent)
@@ -77,6 +78,8 @@ class EngineShell:
         self._heard = 0
         """Messages so far."""
         self._held_since: float | None = None
+        self._waited_for: dict[bytes, float] = {}
+        """Clients some of whose results wait until others have been taken, and since when."""
         self._reason = ""
         self._log: ProcessLog | None = None
         self._stacks: Stacks | None = None
@@ -292,7 +295,7 @@ class EngineShell:
                 self._runner.cancel(state.to_cancel.pop())
             while state.gone:
                 self._streams.close_client(state.gone.pop())
-            if self._must_wait_for_takers():
+            if self._must_wait_for_takers() or (state.behind and self._must_catch_up()):
                 break
             with self._outbox.lock:
                 call = state.next_call()
@@ -312,6 +315,23 @@ class EngineShell:
             link = self._session.link
             if link is not None:
                 link.poll()
+
+    def _must_catch_up(self) -> bool:
+        """The next call may block the loop for long, and clients want the results that wait.
+
+        A client that reads has soon taken what was sent. One that does not is waited for once.
+        """
+        behind, waited = self._state.behind, self._waited_for
+        if self._state.idle:
+            return False
+        now = time.monotonic()
+        for uuid in [uuid for uuid in waited if uuid not in behind]:
+            del waited[uuid]
+        for uuid in behind:
+            if uuid not in waited:
+                waited[uuid] = now
+                self._loop.call_later(_SEND_PATIENCE, self._turn)
+        return any([now - since < _SEND_PATIENCE for since in waited.values()])
 
     def _must_wait_for_takers(self) -> bool:
         """The next call may change what earlier results refer to, and blocks the loop: let those out first.

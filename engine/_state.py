@@ -30,33 +30,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Final
 
-from directview.engine._calls import Call, ClientCalls, Stage, size_of
+from directview.engine._calls import Call, Stage
+from directview.engine._client_calls import ClientCalls
+from directview.engine._messages import BATCH, Outbound, absent_messages, accept_messages, result_messages
+from directview.engine._untaken import MOST_UNTAKEN
 from directview.wire import blocks
 from directview.wire.arena import SharedMemory
 from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
     BALANCED,
-    CHUNK_BYTES,
     DETACHED,
-    FORGOTTEN,
-    MAX_FRAMES,
     RESULT,
-    UNKNOWN,
     Abort,
-    Accept,
     Ack,
     CallItem,
     Chunk,
     Forget,
     Grant,
     Message,
+    Paused,
     ProtocolError,
-    Result,
     ResultItem,
     Resume,
     ResumeItem,
     Submit,
+    Taken,
 )
 from directview.wire.parcels import Parcel, unpack
 from directview.wire.transfers import STANDARD, Outgoing, Pace, due_grant
@@ -65,19 +64,11 @@ __all__ = ["Call", "EngineState", "Stage"]
 
 _RECEIVE_AT_ONCE: Final = 2
 """Large payloads of one client that are received ahead: the next one to run, and the one after it."""
-_BATCH: Final = 4096
-"""Calls in one message, where a message could name any number."""
-_OVERHEAD: Final = 64
-"""Bytes that a result takes in a header beside its body, at most."""
 _CHOSEN: Final = (BALANCED,)
-MOST_KEPT: Final = 4 << 30
-"""Bytes of results that a client may leave here until it is given no more. While it waits, its calls fill the
-engine's window, and others' wait behind them."""
+FIRST_MARK: Final = 1 << 62
+"""A question from here on is about no call: with it, a client begins to ask about all that it waits for."""
 _MOST_FORGOTTEN: Final = 65_536
 """Clients that are gone and of which an engine still knows how far it had come with their calls."""
-
-Outbound = tuple[Message, Sequence[Any]]
-
 
 _NOT_BEGUN: Final = (Stage.ARRIVING, Stage.QUEUED)
 
@@ -92,9 +83,12 @@ class EngineState:
     Args:
         pace: in which steps large payloads are received and sent.
         memory: for those of this host.
+        most_untaken: bytes of results that each client may leave here until no more of its calls are begun.
     """
 
-    def __init__(self, pace: Pace = STANDARD, memory: SharedMemory | None = None) -> None:
+    def __init__(
+        self, pace: Pace = STANDARD, memory: SharedMemory | None = None, most_untaken: int = MOST_UNTAKEN
+    ) -> None:
         self.id = -1
         self.uuid = b""
         self.to_cancel: list[Call] = []
@@ -102,10 +96,13 @@ class EngineState:
         self.lent: dict[Call, None] = {}
         """Results whose large buffers are the user's own memory: they are to be read, or kept, before user
         code runs that may change them."""
+        self.behind: dict[bytes, ClientCalls] = {}
+        """Clients some of whose results wait until others have been taken."""
         self.gone: list[bytes] = []
         """Clients that are gone for good, for the shell to take out: what goes on for them may end."""
         self._pace = pace
         self._memory = memory
+        self._most_untaken = most_untaken
         self._connected = True
         self._clients: dict[bytes, ClientCalls] = {}
         self._forgotten: OrderedDict[bytes, int] = OrderedDict()
@@ -147,6 +144,8 @@ class EngineState:
                 self._asked(message)
             case Forget():
                 self._forget(message.client)
+            case Taken():
+                self._taken(message)
             case _:
                 raise ProtocolError(f"an engine takes no {type(message).__name__}")
 
@@ -154,8 +153,10 @@ class EngineState:
         uuid = message.client
         client = self._clients.get(uuid)
         if client is None:
-            client = self._clients[uuid] = ClientCalls(self._forgotten.pop(uuid, 0))
-        self._advance(client, message.watermark)
+            client = self._clients[uuid] = ClientCalls(self._forgotten.pop(uuid, 0), self._most_untaken)
+        if message.watermark > client.watermark:
+            self._advance(client, message.watermark)
+            self._catch_up(uuid, client)
         position = 0
         for item in message.calls:
             part: Sequence[Any] = ()
@@ -195,7 +196,7 @@ class EngineState:
     def _again(self, call: Call) -> None:
         """The client sent or asked again: repeat what it has missed."""
         if call.stage is Stage.DONE:
-            self._send_result(call)
+            self._send_result(call, self._clients[call.client])
         elif call.stage is not Stage.ARRIVING:
             self._fresh.append(call)
 
@@ -203,9 +204,7 @@ class EngineState:
         """No such call is here. The controller counts it no longer, the client knows what to make of it."""
         client = self._clients.get(uuid)
         begun = self._forgotten.get(uuid, 0) if client is None else client.begun
-        items = [ResultItem(seq, FORGOTTEN if seq < begun else UNKNOWN, 0.0, 0.0, 0, 0, b"") for seq in seqs]
-        for first in range(0, len(items), _BATCH):
-            self._answers.append((Result(uuid, self.id, tuple(items[first : first + _BATCH])), ()))
+        self._answers.extend(absent_messages(uuid, self.id, begun, seqs))
 
     def _chunk(self, message: Chunk, frames: Sequence[Any]) -> None:
         client = self._clients.get(message.client)
@@ -245,7 +244,62 @@ class EngineState:
             if id == self.id:
                 for seq in seqs:
                     self._acknowledged(client, seq)
+        self._answered(client)
         self._advance(client, message.watermark)
+        self._catch_up(message.client, client)
+
+    def _answered(self, client: ClientCalls) -> None:
+        """The client has asked about all that it waits for: what it did not ask about, it has."""
+        if client.doubtful:
+            for seq in client.doubtful:
+                self._acknowledged(client, seq)
+            client.doubtful.clear()
+
+    def _catch_up(self, uuid: bytes, client: ClientCalls) -> None:
+        """Results have been taken: send others, and begin more calls, if there is room now."""
+        if uuid in self.behind:
+            for call in client.untaken.catch_up():
+                self._results[call] = None
+                self._announce(call)
+            if not client.untaken.behind:
+                del self.behind[uuid]
+        self._weigh(uuid, client)
+
+    def _weigh(self, uuid: bytes, client: ClientCalls) -> None:
+        """Begin no more of its calls, or some again. The controller dispatches others' meanwhile."""
+        untaken = client.untaken
+        if not untaken.paused:
+            if untaken.too_much:
+                untaken.paused = True
+                self._say(Paused(uuid, self.id, True))
+        elif untaken.little:
+            untaken.paused = False
+            self._say(Paused(uuid, self.id, False))
+            self._queue.extendleft(reversed(client.parked))
+            client.parked.clear()
+
+    def _say(self, message: Message) -> None:
+        if self._connected:
+            self._answers.append((message, ()))
+
+    def _taken(self, message: Taken) -> None:
+        """So much output has been received."""
+        client = self._clients.get(message.client)
+        if client is not None:
+            client.untaken.output = max(0, client.untaken.output - message.size)
+            self._weigh(message.client, client)
+
+    def may_print(self, uuid: bytes) -> bool:
+        """Whether output is to be sent to this client, or is more than it takes."""
+        client = self._clients.get(uuid)
+        return client is None or client.untaken.may_print
+
+    def printed(self, uuid: bytes, size: int) -> None:
+        """So much output is being sent."""
+        client = self._clients.get(uuid)
+        if client is not None and self._connected and not client.gone:
+            client.untaken.output += size
+            self._weigh(uuid, client)
 
     def _advance(self, client: ClientCalls, watermark: int) -> None:
         """Everything below the client's watermark is answered and acknowledged."""
@@ -259,11 +313,8 @@ class EngineState:
         call = client.retained.pop(seq, None)
         if call is not None:
             del client.calls[seq]
-            client.kept -= size_of(call)
+            client.untaken.drop(call)
             self._drop_result(call)
-            if client.parked and client.kept <= MOST_KEPT:
-                self._queue.extendleft(reversed(client.parked))
-                client.parked.clear()
 
     def _drop_result(self, call: Call) -> None:
         if call.outgoing is not None:
@@ -315,12 +366,20 @@ class EngineState:
         client = self._clients.get(message.client)
         if client is not None:
             self._forget_line(client)
+            if message.items and message.items[0].seq >= FIRST_MARK:
+                client.untaken.begin_again()
+                for made in [call for call in self._results if call.client == message.client]:
+                    del self._results[made]
+                self.behind.pop(message.client, None)
+                client.doubtful = set(client.retained)
+                self._weigh(message.client, client)
         absent = []
         for item in message.items:
             call = client.calls.get(item.seq) if client is not None else None
-            if call is None:
+            if client is None or call is None:
                 absent.append(item.seq)
             else:
+                client.doubtful.discard(item.seq)
                 self._again(call)
         self._say_absent(message.client, absent)
 
@@ -330,6 +389,9 @@ class EngineState:
             return
         self.gone.append(uuid)
         self._granting.pop(uuid, None)
+        self.behind.pop(uuid, None)
+        if client.untaken.paused:
+            self._say(Paused(uuid, self.id, False))
         begun = [call.seq for call in client.calls.values() if call.stage not in _NOT_BEGUN]
         self._forgotten[uuid] = max(client.begun, client.watermark, max(begun, default=-1) + 1)
         if len(self._forgotten) > _MOST_FORGOTTEN:
@@ -338,7 +400,7 @@ class EngineState:
         kept = [call for call in client.calls.values() if call.detached and call.stage is not Stage.ARRIVING]
         for call in client.calls.values():
             if call not in kept and call.stage in (Stage.ARRIVING, Stage.QUEUED, Stage.DONE):
-                if call.stage is not Stage.DONE or call in self._results:
+                if call.stage is not Stage.DONE or call in self._results or call.behind:
                     dropped.append(call.seq)
                 call.stage = Stage.DONE
                 call.parcel = None
@@ -349,15 +411,18 @@ class EngineState:
 
     def _keep_for_heir(self, uuid: bytes, calls: Sequence[Call], parked: Sequence[Call]) -> None:
         """These calls of a client that is gone go on; their results are the controller's."""
-        heir = self._clients[uuid] = ClientCalls(self._forgotten.pop(uuid))
+        heir = self._clients[uuid] = ClientCalls(self._forgotten.pop(uuid), self._most_untaken)
+        heir.gone = True
         for call in calls:
             heir.calls[call.seq] = call
+            call.behind = False
             if call.stage is Stage.DONE:
                 heir.retained[call.seq] = call
-                heir.kept += size_of(call)
+                heir.untaken.keep(call)
             elif call in parked:
                 self._queue.append(call)
             self._again(call)
+        self._weigh(uuid, heir)
 
     # --- running ------------------------------------------------------------------------------------
 
@@ -370,7 +435,7 @@ class EngineState:
             call = self._queue.popleft()
             if call.stage is Stage.QUEUED:
                 client = self._clients[call.client]
-                if client.kept > MOST_KEPT:
+                if client.untaken.paused:
                     client.parked.append(call)
                     continue
                 call.stage = Stage.RUNNING
@@ -414,12 +479,23 @@ class EngineState:
                 self.lent[call] = None
         call.result = (item, parcel)
         client.retained[call.seq] = call
-        if parcel is not None:
-            client.kept += size_of(call)
+        client.untaken.keep(call)
+        if client.untaken.too_much:
+            self._weigh(call.client, client)
         if self._connected:
-            self._send_result(call)
+            self._send_result(call, client)
 
-    def _send_result(self, call: Call) -> None:
+    def _send_result(self, call: Call, client: ClientCalls) -> None:
+        """Now, or when the client has taken others: then the controller hears that it has run."""
+        if client.untaken.may_send(call):
+            self._results[call] = None
+            self._announce(call)
+        else:
+            self.behind[call.client] = client
+            self._fresh.append(call)
+
+    def _announce(self, call: Call) -> None:
+        """Begin (again) to send what goes in chunks."""
         assert call.result is not None
         parcel = call.result[1]
         if parcel is not None and parcel.chunks:
@@ -428,7 +504,6 @@ class EngineState:
             call.outgoing = Outgoing(parcel.chunks, (0,), self._pace, self._memory)
             self._sending[call] = None
             self._granted.pop(call, None)
-        self._results[call] = None
 
     @property
     def idle(self) -> bool:
@@ -447,49 +522,14 @@ class EngineState:
         out = self._answers
         self._answers = []
         if self._results:
-            out.extend(self._result_messages())
+            results, self._results = self._results, {}
+            out.extend(result_messages(self.id, results))
         if self._fresh:
-            out.extend(self._accepts())
+            fresh, self._fresh = self._fresh, []
+            out.extend(accept_messages(self.id, fresh))
         if self._granting:
             out.extend(self._grants())
         return chain(out, self._chunks()) if self._granted else out
-
-    def _result_messages(self) -> Iterator[Outbound]:
-        results = list(self._results)
-        self._results.clear()
-        batch: list[ResultItem] = []
-        frames: list[Any] = []
-        size = 0
-        client = results[0].client
-        for call in results:
-            assert call.result is not None
-            item, parcel = call.result
-            if batch and (
-                call.client != client
-                or size + item.nbytes + _OVERHEAD > CHUNK_BYTES
-                or len(frames) + item.nframes > MAX_FRAMES
-            ):
-                yield Result(client, self.id, tuple(batch)), frames
-                batch, frames, size = [], [], 0
-            client = call.client
-            batch.append(item)
-            size += item.nbytes + _OVERHEAD
-            if parcel is not None and parcel.frames:
-                frames.extend(parcel.frames)
-        yield Result(client, self.id, tuple(batch)), frames
-
-    def _accepts(self) -> Iterator[Outbound]:
-        """Calls that did not end in the turn in which they came (or started) are accepted in words."""
-        fresh, self._fresh = self._fresh, []
-        news: dict[bytes, tuple[dict[int, None], dict[int, None]]] = {}
-        for call in fresh:
-            if call.stage is not Stage.DONE:
-                started, held = news.setdefault(call.client, ({}, {}))
-                (started if call.stage is Stage.SUSPENDED else held)[call.seq] = None
-        for client, (started, held) in news.items():
-            for first in range(0, max(len(started), len(held)), _BATCH):
-                part = slice(first, first + _BATCH)
-                yield Accept(client, self.id, tuple(started)[part], tuple(held)[part]), ()
 
     def _grants(self) -> Iterator[Outbound]:
         granting, self._granting = self._granting, {}
@@ -519,6 +559,9 @@ class EngineState:
         self._connected = False
         for client in self._clients.values():
             self._forget_line(client)
+            client.untaken.begin_again()
+            client.doubtful.clear()
+        self.behind.clear()
         for call in self._sending:
             if call.outgoing is not None:
                 call.outgoing.close()
@@ -527,14 +570,17 @@ class EngineState:
         for due in (self._results, self._granting, self._sending, self._granted):
             due.clear()
 
-    def resume(self) -> list[Resume]:
+    def resume(self) -> list[Resume | Paused]:
         """What to tell a controller on a new connection: the calls that are held here, by client."""
         self._connected = True
-        messages = []
+        messages: list[Resume | Paused] = []
         for uuid, client in self._clients.items():
             held = [call for call in client.calls.values() if call.stage is not Stage.DONE]
             self._fresh.extend([call for call in held if call.stage is Stage.SUSPENDED])
             items = [ResumeItem(call.seq, self.id, self.uuid) for call in held]
-            parts = range(0, max(len(items), 1), _BATCH)
-            messages.extend([Resume(uuid, tuple(items[part : part + _BATCH]), False) for part in parts])
-        return [*messages, Resume(b"", (), True)]
+            parts = range(0, max(len(items), 1), BATCH)
+            messages.extend([Resume(uuid, tuple(items[part : part + BATCH]), False) for part in parts])
+        paused = [
+            Paused(uuid, self.id, True) for uuid, client in self._clients.items() if client.untaken.paused
+        ]
+        return [*messages, Resume(b"", (), True), *paused]

@@ -8,8 +8,8 @@ from directview._client_calls import Stage as ClientStage
 from directview._client_state import ClientState
 from directview.controller._queues import EngineQueue
 from directview.controller._state import Controller
-from directview.engine._calls import size_of
 from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage
+from directview.engine._untaken import Untaken, weight
 
 __all__ = ["check_client", "check_controller", "check_engine", "check_queue", "leftovers"]
 
@@ -49,8 +49,14 @@ def check_engine(state: EngineState) -> None:
             assert call.seq == seq
             assert (call.stage is Stage.DONE) == (seq in client.retained)
             assert (call.result is not None) == (call.stage is Stage.DONE)
-        assert client.kept == sum([size_of(call) for call in client.retained.values()])
-        assert not client.parked or client.kept > 0
+        assert client.untaken.kept == sum([weight(call) for call in client.retained.values()])
+        assert client.untaken.paused or not client.parked
+        assert client.doubtful <= set(client.retained)
+        assert set(client.untaken.sent) | set(client.untaken.behind) <= set(client.retained)
+        assert [call for call in client.calls.values() if call.behind] == sorted(
+            client.untaken.behind.values(), key=list(client.calls.values()).index
+        )
+        _check_untaken(client.untaken)
         if client.line:
             assert not client.line[0].complete
         arriving = [call.seq for call in client.line if call.stage is Stage.ARRIVING]
@@ -67,6 +73,14 @@ def check_engine(state: EngineState) -> None:
     for call in (*state._results, *state._sending, *state._granted):
         assert call.stage is Stage.DONE
         assert call.result is not None
+
+
+def _check_untaken(untaken: Untaken) -> None:
+    assert untaken.ahead == sum(untaken.sent.values())
+    assert untaken.ahead <= untaken.most_ahead or len(untaken.sent) == 1
+    assert untaken.sent or not untaken.behind, "nothing would ever have the results sent that wait"
+    assert not untaken.sent.keys() & untaken.behind.keys()
+    assert not (untaken.paused if untaken.little else untaken.too_much and not untaken.paused)
 
 
 def check_controller(controller: Controller) -> None:
@@ -101,12 +115,20 @@ def check_queue(queue: EngineQueue) -> None:
     for line in lines:
         assert line.nbytes == sum([entry.item.nbytes for entry in line.entries.values()])
     assert all(queue._given.values())
-    sizes = [nbytes for given in queue._given.values() for nbytes in given.values()]
-    window = [nbytes for nbytes in sizes if nbytes >= 0]
-    assert queue.window == len(window) <= queue._most_calls
-    assert queue.window_bytes == sum(window)
-    assert queue.window_bytes <= queue._most_bytes or len(window) == 1
-    assert queue.running == len(sizes) - len(window)
+    assert set(queue._turns) == set(queue._lines) - queue._paused
+    window = window_bytes = running = paused = 0
+    for client, given in queue._given.items():
+        sizes = [nbytes for nbytes in given.values() if nbytes >= 0]
+        running += len(given) - len(sizes)
+        assert len(sizes) <= queue._most_calls
+        assert sum(sizes) <= queue._most_bytes or len(sizes) == 1
+        if client in queue._paused:
+            paused += len(sizes)
+        else:
+            window += len(sizes)
+            window_bytes += sum(sizes)
+    assert (queue.window, queue.window_bytes) == (window, window_bytes)
+    assert (queue.running, queue.paused) == (running, paused)
 
 
 def leftovers(
@@ -126,6 +148,7 @@ def leftovers(
             found += [
                 f"controller: {entry.item.seq} waits for {engine.id}" for entry in engine.queue.entries()
             ]
+            found += [f"controller: {uuid.hex()} paused" for uuid in engine.queue._paused]
             found += [f"controller: abort of {seq}" for _, seq in engine.aborts]
         found += [f"controller: query {number}" for number in controller.passed_on]
     uuids = {client.uuid for client in clients}
@@ -136,7 +159,11 @@ def leftovers(
             found += [f"engine {state.id}: {call.stage.name} {seq}" for seq, call in kept.calls.items()]
             found += [f"engine {state.id}: in line {call.seq}" for call in kept.line]
             found += [f"engine {state.id}: large {seq}" for seq in kept.large]
+            if kept.untaken.paused or kept.untaken.sent or kept.untaken.kept:
+                found.append(f"engine {state.id}: has not forgotten {uuid.hex()}")
         found += [f"engine {state.id}: sends {call.seq}" for call in (*state._sending, *state._results)]
+        if state.behind:
+            found.append(f"engine {state.id}: results to send")
         if state.next_call() is not None:
             found.append(f"engine {state.id}: a call to run")
     for client in clients:

@@ -216,7 +216,7 @@ class SimulatedEngine(Peer):
         self, cluster: SimulatedCluster, uuid: bytes, supervisor: SimulatedSupervisor | None
     ) -> None:
         self.memory = cluster.share_memory()
-        self.state = EngineState(cluster.pace, self.memory)
+        self.state = EngineState(cluster.pace, self.memory, cluster.most_untaken)
         self.state.uuid = uuid
         self.supervisor = supervisor
         self.starts: list[tuple[bytes, int]] = []

@@ -27,6 +27,7 @@ from typing import Final
 from directview.controller._effects import Admit, Expel, Finish, Note, Persist, Send
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS
 from directview.controller._state import Controller, Settings
+from directview.engine._untaken import MOST_UNTAKEN
 from directview.testing.invariants import check_client, check_controller, check_engine
 from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.simulated_peers import (
@@ -76,6 +77,7 @@ class SimulatedCluster:
         credit_bytes: likewise bytes.
         window_calls: calls that an engine may have and not have started.
         window_bytes: likewise bytes.
+        most_untaken: bytes of results that a client may leave with an engine.
         lease: seconds for which a lost peer is waited for.
         engine_grace: seconds for which a lost engine is waited for.
         shared_memory: peers live on one of two hosts, or where none is shared; else there is none at all.
@@ -94,6 +96,7 @@ class SimulatedCluster:
         credit_bytes: int = 4 << 20,
         window_calls: int = WINDOW_CALLS,
         window_bytes: int = WINDOW_BYTES,
+        most_untaken: int = MOST_UNTAKEN,
         lease: float = 2.0,
         engine_grace: float = 1.0,
         shared_memory: bool = True,
@@ -101,6 +104,7 @@ class SimulatedCluster:
     ) -> None:
         self.clock = Clock(Random(seed))
         self.pace = pace
+        self.most_untaken = most_untaken
         self.checked = checked
         self._hosts: list[dict[bytes, SimulatedMemory]] = [{}, {}] if shared_memory else []
         self.controller: Controller | None = None

@@ -104,6 +104,8 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         messages.Demand: (uuids, _ids, _counts, st.integers(-1, MAX_COUNT)),
         messages.Signal: (uuids, st.integers(1, 64)),
         messages.Alive: (_tuples(uuids),),
+        messages.Paused: (uuids, _ids, st.booleans()),
+        messages.Taken: (uuids, _ids, _counts),
     }  # fmt: skip
     return {make: _build(make, *strategies) for make, strategies in fields.items()}
 

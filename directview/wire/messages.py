@@ -35,6 +35,8 @@ Item       25  engine → controller → client   items of a stream (reserved)
 Demand     26  client → controller → engine   ask for more items of a stream, or end it (reserved)
 Signal     27  controller → supervisor        send an operating-system signal to this engine
 Alive      28  supervisor → controller        these engines' processes live, connected or not
+Paused     29  engine → controller            it begins no calls of this client for now, or does again
+Taken      30  client → controller → engine   so much of what its calls printed has been received
 ======== ===== ============================== ==================================================
 
 A call is named by (client uuid, seq, engine id), made by the client. Submit, Accept, Result, Ack,
@@ -75,7 +77,7 @@ __all__ = [
     "Accept", "Ack", "Alive", "Answer", "CallItem", "Chunk", "Credit", "Demand", "EngineInfo", "Engines",
     "Exited", "Forget", "Goodbye", "Grant", "Hello", "Interrupt", "Item", "Launch", "Lost", "Message",
     "Output", "ProtocolError", "Query", "Refused", "Release", "Result", "ResultItem", "Resume", "ResumeItem",
-    "Signal", "Stop", "Submit", "Welcome", "decode", "encode",
+    "Paused", "Signal", "Stop", "Submit", "Taken", "Welcome", "decode", "encode", "output_size",
 ]  # fmt: skip
 
 PROTOCOL_VERSION: Final = 1
@@ -286,6 +288,11 @@ class Output(NamedTuple):
     text: str
 
 
+def output_size(text: str) -> int:
+    """What one `Output` takes on its way, about: a message of one character costs more than that."""
+    return len(text) + 64
+
+
 class Lost(NamedTuple):
     client: bytes
     engine: int
@@ -372,6 +379,20 @@ class Alive(NamedTuple):
     uuids: tuple[bytes, ...]
 
 
+class Paused(NamedTuple):
+    client: bytes
+    engine: int
+    paused: bool
+    """It has left too much there that it has not taken."""
+
+
+class Taken(NamedTuple):
+    client: bytes
+    engine: int
+    size: int
+    """As `output_size` counts it."""
+
+
 class Release(NamedTuple):
     client: bytes
     engine: int
@@ -400,7 +421,7 @@ class Demand(NamedTuple):
 Message = (
     Hello | Welcome | Refused | Resume | Submit | Accept | Result | Ack | Chunk | Grant | Abort
     | Output | Lost | Engines | Credit | Query | Answer | Exited | Interrupt | Launch | Stop
-    | Goodbye | Forget | Release | Item | Demand | Signal | Alive
+    | Goodbye | Forget | Release | Item | Demand | Signal | Alive | Paused | Taken
 )  # fmt: skip
 
 
@@ -518,6 +539,8 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     26: (Demand, (uuid, _id, _count, integer(-1, MAX_COUNT))),
     27: (Signal, (uuid, integer(1, 64))),
     28: (Alive, (many(uuid, MAX_TARGETS),)),
+    29: (Paused, (uuid, _id, boolean)),
+    30: (Taken, (uuid, _id, _count)),
 }  # fmt: skip
 
 _CODES: Final = {make: code for code, (make, _) in _KINDS.items()}

@@ -47,6 +47,7 @@ from directview.wire.messages import (
     ResultItem,
     Resume,
     Submit,
+    Taken,
     Welcome,
     encode,
 )
@@ -391,8 +392,8 @@ def test_results_that_nobody_waits_for_are_acknowledged_all_the_same() -> None:
     assert said(state) == [Ack(ME, 1, ((0, (9,)),))]
 
 
-def test_acknowledgements_that_may_be_lost_are_made_up_for() -> None:
-    """When the watermark has passed all that was outstanding then; not before."""
+def test_a_question_ends_with_a_word_that_makes_up_for_lost_ones() -> None:
+    """What it doesn't ask about, this client has."""
     state = client(0)
     call(state, 0)
     call(state, 0)
@@ -401,12 +402,21 @@ def test_acknowledgements_that_may_be_lost_are_made_up_for() -> None:
     state.tick(100.0)
     said(state)
     messages = back(state, 0)
-    assert not any(isinstance(message, Ack) for message in messages)
-    hear(state, unknown(mark(messages)))
-    hear(state, Result(ME, 0, (result(1),)))
-    (ack,) = said(state)
-    assert isinstance(ack, Ack)
-    assert (ack.watermark, ack.seqs) == (3, ((0, ()),))
+    asked = [message for message in messages if isinstance(message, Resume) and message.items]
+    assert [item.seq for message in asked for item in message.items][1:] == [1]
+    assert messages[messages.index(asked[-1]) + 1] == Ack(ME, 1, ((0, ()),))
+
+
+def test_output_is_acknowledged_a_megabyte_at_a_time() -> None:
+    state = client(0)
+    call(state, 0)
+    said(state)
+    output = Output(ME, 0, 1, 0, "stdout", "x" * (1 << 16))
+    for _ in range(15):
+        hear(state, output)
+    assert said(state) == []
+    hear(state, output._replace(seq=77))  # Of a call that has ended here: it came all the same.
+    assert said(state) == [Taken(ME, 0, 16 * ((1 << 16) + 64))]
 
 
 # --- losing connections ----------------------------------------------------------------------------------

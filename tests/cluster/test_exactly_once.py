@@ -94,6 +94,7 @@ class Faults(RuleBasedStateMachine):
         supervised=st.booleans(),
         credit=st.sampled_from([(1, 300), (8, 400), (1024, 4 << 20)]),
         window=st.sampled_from([(1, 300), (4, 500), (256, 16 << 20)]),
+        untaken=st.sampled_from([1, 5000, 20_000, 256 << 20]),
     )
     def start(
         self,
@@ -103,10 +104,12 @@ class Faults(RuleBasedStateMachine):
         supervised: bool,
         credit: tuple[int, int],
         window: tuple[int, int],
+        untaken: int,
     ) -> None:
         self.cluster = SimulatedCluster(
             seed, engines=engines, clients=clients, supervised=supervised,
             credit_calls=credit[0], credit_bytes=credit[1], window_calls=window[0], window_bytes=window[1],
+            most_untaken=untaken,
         )  # fmt: skip
         self.cluster.run(0.3)
 
@@ -258,7 +261,7 @@ def test_every_call_ends_once_whatever_fails(seed: int) -> None:
     random = Random(seed)
     cluster = SimulatedCluster(
         seed, engines=3, supervised=seed % 2 == 0, credit_calls=random.choice([2, 1024]),
-        window_calls=random.choice([3, 256]),
+        window_calls=random.choice([3, 256]), most_untaken=random.choice([1, 6000, 256 << 20]),
     )  # fmt: skip
 
     def peers() -> list[SimulatedClient | SimulatedEngine]:

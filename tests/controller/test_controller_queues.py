@@ -76,6 +76,27 @@ def test_a_started_coroutine_fills_the_window_no_longer() -> None:
     assert len(queue) == 0
 
 
+def test_a_paused_client_is_given_nothing_and_takes_nobodys_place() -> None:
+    queue = EngineQueue(window_calls=2)
+    for seq in (1, 2, 3):
+        queue.put(entry(A, seq))
+    queue.put(entry(B, 1))
+    assert keys(queue.take()) == [(A, 1), (A, 2)]
+    queue.pause(A)
+    queue.pause(A)
+    assert keys(queue.take()) == [(B, 1)]
+    assert (queue.window, queue.paused, queue.waiting, len(queue)) == (1, 2, 1, 4)
+    queue.ended(A, [1])
+    queue.put(entry(A, 4))
+    check_queue(queue)
+    queue.go_on(A)
+    assert (queue.window, queue.window_bytes, queue.paused) == (2, 20, 0)
+    assert queue.take() == []
+    queue.ended(B, [1])
+    assert keys(queue.take()) == [(A, 3)]
+    check_queue(queue)
+
+
 def test_a_call_that_waits_can_be_taken_back() -> None:
     queue = EngineQueue()
     queue.put(entry(A, 1))
@@ -173,6 +194,10 @@ class Queues(RuleBasedStateMachine):
     @rule(client=clients, some=st.lists(seqs, max_size=3))
     def ended(self, client: bytes, some: list[int]) -> None:
         self.queue.ended(client, some)
+
+    @rule(client=clients, paused=st.booleans())
+    def pause(self, client: bytes, paused: bool) -> None:
+        (self.queue.pause if paused else self.queue.go_on)(client)
 
     @rule(client=clients)
     def forget(self, client: bytes) -> None:

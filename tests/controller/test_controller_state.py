@@ -38,6 +38,7 @@ from directview.wire.messages import (
     Lost,
     Message,
     Output,
+    Paused,
     Query,
     Refused,
     Result,
@@ -47,6 +48,7 @@ from directview.wire.messages import (
     Signal,
     Stop,
     Submit,
+    Taken,
     Welcome,
     decode,
     encode,
@@ -284,6 +286,43 @@ def test_the_watermark_travels_with_what_is_dispatched() -> None:
     assert submit.watermark == 2
 
 
+def test_what_an_engine_begins_no_calls_of_takes_no_place_from_others() -> None:
+    """Nor does it get more of that client, whose watermark it is told without them."""
+    here = house(clients=("c", "d"), window_calls=2)
+    here.hear("c", calls(1, 2, 3))
+    here.heard("e0")
+    here.hear("e0", Paused(uuid("c"), 0, True))
+    assert here.heard("e0") == [Submit(uuid("c"), 1, ())]
+    here.hear("d", calls(1, 2, 3, client="d"))
+    assert seqs(here.heard("e0")) == [1, 2]
+    here.hear("c", calls(4, watermark=3))
+    assert here.heard("e0") == [Submit(uuid("c"), 3, ())]
+    here.hear("c", calls(5, watermark=3))
+    assert here.heard("e0") == []
+    here.hear("e0", results(1, 2, client="d"))
+    here.hear("e0", results(3, client="d"))
+    assert seqs(here.heard("e0")) == [3]
+    here.hear("e0", Paused(uuid("c"), 0, False))
+    assert here.heard("e0") == []
+    here.hear("e0", results(1, 2))
+    assert seqs(here.heard("e0")) == [3, 4]
+
+
+def test_a_pause_ends_with_its_client_or_its_engine() -> None:
+    here = house()
+    here.hear("c", calls(1))
+    here.hear("e0", Paused(uuid("c"), 0, True))
+    here.hear("c", Goodbye(""))
+    here.hear("e0", Paused(uuid("c"), 0, True))  # It had not heard of that.
+    assert not here.machine.registry.engines[0].queue.is_paused(uuid("c"))
+    here.join("client", "c", "again")
+    here.hear("e0", Paused(uuid("c"), 0, True))
+    here.join("engine", "e0", "anew", wanted_id=0)
+    assert not here.machine.registry.engines[0].queue.is_paused(uuid("c"))
+    here.hear("again", calls(2, watermark=2))
+    assert here.machine.registry.clients[uuid("c")].paused == set()
+
+
 def test_a_call_for_an_engine_that_is_not_there_never_ran() -> None:
     here = house()
     here.hear("c", calls(1, 2, to=(0, 7)))
@@ -354,6 +393,8 @@ def test_bytes_count_as_well() -> None:
         ("c", Abort(uuid("d"), ())),
         ("c", Resume(uuid("d"), (), False)),
         ("c", Grant(uuid("d"), 1, 0, RESULT, 1)),
+        ("c", Taken(uuid("d"), 0, 1)),
+        ("e0", Paused(uuid("c"), 1, True)),
         ("c", Chunk(uuid("d"), 1, (0,), ARGUMENT, 0)),
         ("c", Grant(uuid("c"), 1, 0, ARGUMENT, 1)),
         ("c", Chunk(uuid("c"), 1, (0,), RESULT, 0)),
