@@ -109,3 +109,37 @@ def test_the_controller_needs_neither_arrays_nor_pickles() -> None:
     code = "import directview.controller.__main__, sys; print(*{'numpy', 'cloudpickle'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+WALL_CLOCK = {
+    "directview._cleaning": "how old a file is, which has no other time",
+    "directview._delivering": "when a call ended, for people",
+    "directview._detached_calls": "when a call ended, for people",
+    "directview._demo_report": "the demo's picture",
+    "directview._dispatching": "when a call ended, for people",
+    "directview._log_reading": "the time of a line that has none",
+    "directview._metadata": "how long a call has taken so far, for people",
+    "directview._slots": "when a call was made, for people",
+    "directview._trace_writing": "a call's story",
+    "directview.commands.report": "how old a cluster is, for people",
+    "directview.controller._listening": "when the cluster was started, for people",
+    "directview.controller._shell": "when calls happened, for people, and how old a kept result is",
+    "directview.engine._runner": "when a call began and ended, for people",
+    "directview.folders": "how old a folder is, which has no other time",
+    "directview.supervisor._shell": "when it was started, for people",
+}
+"""Who asks what time of day it is, and what for. It may leap: nothing that is waited for may depend on it."""
+
+
+def asks_the_wall_clock(tree: ast.Module) -> bool:
+    return any(
+        isinstance(node, ast.Attribute)
+        and (ast.unparse(node) == "time.time" or node.attr in ("time_ns", "now", "utcnow", "today"))
+        for node in ast.walk(tree)
+    )
+
+
+def test_nobody_else_asks_what_time_of_day_it_is() -> None:
+    """Deadlines and pauses are of monotonic time: see the comment there before adding to it."""
+    product = {name: path for name, path in SOURCES.items() if not name.startswith("directview.testing")}
+    assert {name for name, path in product.items() if asks_the_wall_clock(tree_of(path))} == set(WALL_CLOCK)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,10 +18,12 @@ from typing import Any
 import pytest
 
 from directview.testing.chaos import Report, episodes
+from directview.testing.chaos._clocks import AWAY as AWAY_HOST
+from directview.testing.chaos._clocks import HERE, Clocks, library
 from directview.testing.chaos._judge import Happening, judge
 from directview.testing.chaos._proxy import Proxy
 from directview.testing.chaos._sandbox import full
-from directview.testing.chaos._schedule import ENDINGS, KINDS
+from directview.testing.chaos._schedule import ENDINGS, KINDS, NEVER_TOGETHER, RESILIENT_ONLY
 
 DEADLINE = 20.0
 
@@ -44,6 +48,9 @@ def test_all_kinds_of_faults_and_endings_come_in_time_and_in_order() -> None:
         times = [fault.at for fault in episode.faults]
         assert times == sorted(times)
         assert all([0 < at < episode.seconds for at in times])
+        there = {fault.kind for fault in episode.faults}
+        assert not set(NEVER_TOGETHER) <= there
+        assert episode.resilient or not there & RESILIENT_ONLY
 
 
 # --- the judge --------------------------------------------------------------------------------------
@@ -60,6 +67,8 @@ def error(type: str, engine: int | None = None, started: bool | None = None) -> 
 
 KILLED = Happening(kind="kill engine", began=100.5, ended=100.5, engines=frozenset({0}))
 FATAL = Happening(kind="kill controller", began=100.5, ended=100.5, fatal=True)
+CUT = Happening(kind="cut", began=100.2, ended=100.2, cut_off=frozenset({"c1"}))
+SILENT = Happening(kind="freeze controller", began=100.0, ended=103.0, silent=True)
 AWAY = Happening(kind="freeze client", began=98.0, ended=100.5, clients=frozenset({"c1"}))
 RAN = {"c1-1": Counter({77: 1})}
 
@@ -75,11 +84,12 @@ RAN = {"c1-1": Counter({77: 1})}
         ([call("error", error("EngineError", 0, False))], {}, [KILLED]),
         ([call("error", error("ControllerLost"))], {}, [FATAL]),
         ([call("error", error("EngineError", 3, True))], {}, [AWAY]),
+        ([call("error", error("ControllerLost"))], {}, [CUT, SILENT]),
         ([], {"c7-1": Counter({77: 1, 78: 1})}, []),
     ],
     ids=[
         "result", "cancelled", "everywhere", "retried", "engine died", "had not started", "cluster died",
-        "client was away", "of a killed client, on two engines",
+        "client was away", "cut off while nobody answers", "of a killed client, on two engines",
     ],
 )  # fmt: skip
 def test_what_may_be(
@@ -96,6 +106,16 @@ def test_what_may_be(
         ([call("error", error("EngineError", 0))], {}, [], "lost: .*EngineError: why"),
         ([call("error", error("EngineError", 1))], {}, [KILLED], "lost: .*EngineError"),
         ([call("error", error("ControllerLost"))], {}, [KILLED], "lost: .*ControllerLost"),
+        ([call("error", error("ControllerLost"))], {}, [CUT], "lost: .*ControllerLost"),
+        ([call("error", error("ControllerLost"))], {}, [SILENT], "lost: .*ControllerLost"),
+        (
+            [call("error", error("ControllerLost"))], {}, [CUT, dataclasses.replace(SILENT, ended=100.5)],
+            "lost: .*ControllerLost",
+        ),
+        (
+            [call("error", error("ControllerLost"), token="c2-1")], {}, [CUT, SILENT],
+            "lost: .*ControllerLost",
+        ),
         ([call("error", error("KeyError"))], {}, [FATAL], "lost: .*KeyError"),
         ([call("error", error("EngineError", 3), token="c2-1")], {}, [AWAY], "lost: .*EngineError"),
         (
@@ -111,7 +131,9 @@ def test_what_may_be(
     ],
     ids=[
         "a result of nothing", "a result of less than it should", "no fault", "another engine's fault",
-        "a fault that doesn't explain it", "an error that nothing explains", "another client's fault",
+        "a fault that doesn't explain it", "cut off and answered", "a silence that nobody had to notice",
+        "a short silence", "another client was cut off", "an error that nothing explains",
+        "another client's fault",
         "a fault long ago", "ran although it says no", "twice in one process", "on two engines",
         "of a killed client, twice", "wrong answer", "no answer",
     ],
@@ -219,6 +241,56 @@ async def test_a_delay_is_one(line: Line) -> None:
     began = loop.time()
     assert await line.echo(b"slow") == b"slow"
     assert loop.time() - began >= 0.1
+
+
+# --- the clocks -------------------------------------------------------------------------------------
+
+TELL_TIME = """\
+import sys, time
+for _ in sys.stdin:
+    time.sleep(0.001)
+    print(time.time(), time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.skipif(library() is None, reason="libfaketime is not installed")
+def test_a_wall_clock_leaps_for_one_host_alone_and_no_other_clock_does(tmp_path: Path) -> None:
+    """Under a running process, both ways."""
+    found = library()
+    assert found is not None
+    clocks = Clocks(tmp_path / "clocks", found)
+    with contextlib.ExitStack() as stack:
+        programs = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", TELL_TIME],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=clocks.environment(host, os.environ),
+                )
+            )
+            for host in (HERE, AWAY_HOST)
+        ]
+
+        def off(program: subprocess.Popen[str]) -> tuple[float, float]:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            program.stdin.write("\n")
+            program.stdin.flush()
+            wall, monotonic = map(float, program.stdout.readline().split())
+            return wall - time.time(), monotonic - time.monotonic()
+
+        for seconds in (0, 3600, -86_400):
+            clocks.step(HERE, seconds)
+            deadline = time.monotonic() + DEADLINE
+            while abs(off(programs[0])[0] - seconds) > 60.0:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert abs(off(programs[1])[0]) < 60.0
+            assert all([abs(off(program)[1]) < 60.0 for program in programs])
+        for program in programs:
+            program.communicate()
 
 
 def test_a_real_disk_is_never_filled(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from directview.connection import ConnectionInfo
 from directview.folders import profile_folder
 from directview.supervisor.control import SupervisorFile, request
 from directview.testing.chaos._client import GONE, HUNG, UNCONNECTED, ClientOptions
+from directview.testing.chaos._clocks import AWAY, HERE, Clocks
 from directview.testing.chaos._faults import Faults
 from directview.testing.chaos._judge import Happening, Verdict, judge
 from directview.testing.chaos._processes import MARK, Program, ancestors, end_all, kill, open_files
@@ -32,8 +33,9 @@ __all__ = ["Life"]
 _START: Final = 40.0
 _PATIENCE: Final = 60.0
 """Seconds for everything to end that should: far more than it may take, less than for ever."""
-_FATAL: Final = 25.0
-"""Seconds from the death of a vital process to the end of every call."""
+_SEARCH: Final = 7.5
+"""Seconds for which clients look for another controller, in an episode that ends in such a death: some that
+are cut off just then are told by nobody."""
 _LEFT: Final = 15.0
 _FDS_SPARE: Final = 6
 
@@ -47,9 +49,12 @@ class Life:
         folder: for records and ledger: a new one, on a disk that is never full.
         disk: for the cluster's own files.
         small: whether `disk` and /dev/shm are small ones that may be filled.
+        clocks: the library that steps clocks; None: there is none.
     """
 
-    def __init__(self, seed: int, episode: Episode, folder: Path, disk: Path, small: bool) -> None:
+    def __init__(
+        self, seed: int, episode: Episode, folder: Path, disk: Path, small: bool, clocks: str | None = None
+    ) -> None:
         self.seed = seed
         self.episode = episode
         self.folder = folder
@@ -58,6 +63,7 @@ class Life:
         self.profile = f"chaos-{episode.number}"
         self.ledger = folder / "ledger"
         self.ledger.mkdir(parents=True)
+        self.clocks = Clocks(folder / "clocks", clocks) if episode.clocks and clocks else None
         self.random = Random(f"{seed} {episode.number} clients")
         self.happenings: list[Happening] = []
         self.clients: dict[str, Program] = {}
@@ -92,7 +98,8 @@ class Life:
             arguments.append("--resilient")
         if episode.store:
             arguments += ["--store", str(self.disk / f"history-{episode.number}.sqlite")]
-        self.launcher = Program("launcher", arguments, self.folder / "launcher.log")
+        log = self.folder / "launcher.log"
+        self.launcher = Program("launcher", arguments, log, self._environment(HERE))
         info = await asyncio.to_thread(connection.find, self.profile, timeout=_START)
         self.cluster_folder = profile_folder(self.profile)
         self.controller_pid = info.pid
@@ -111,6 +118,10 @@ class Life:
             self.start_client(None)
         for _ in range(episode.remote_clients):
             self.start_client(await self._proxy(stack, info))
+
+    def _environment(self, host: str) -> dict[str, str]:
+        environment = dict(os.environ)
+        return environment if self.clocks is None else self.clocks.environment(host, environment)
 
     async def _proxy(self, stack: contextlib.AsyncExitStack, info: ConnectionInfo) -> Proxy:
         assert info.tcp is not None
@@ -131,7 +142,7 @@ class Life:
         path = self._remote_file("engine", self.host_proxy, "host")
         number = str(self.episode.remote_engines)
         arguments = ["-m", "directview", "add-engines", "-n", number, "--file", str(path)]
-        self.hosts.append(Program("host", arguments, self.folder / "host.log"))
+        self.hosts.append(Program("host", arguments, self.folder / "host.log", self._environment(AWAY)))
 
     def start_client(self, proxy: Proxy | None) -> None:
         """Start a client program: on the cluster's host, or behind a network of its own."""
@@ -147,12 +158,13 @@ class Life:
             ledger=str(self.ledger),
             record=str(self.folder / f"{name}.jsonl"),
             seed=f"{self.seed} {self.episode.number} {name}",
-            patience=_PATIENCE if self.episode.ending == "stop" else _FATAL * 0.8,
-            reconnect_timeout=_PATIENCE if self.episode.ending == "stop" else _FATAL * 0.3,
+            patience=_PATIENCE,
+            reconnect_timeout=_PATIENCE if self.episode.ending == "stop" else _SEARCH,
         )
         run = "import sys; from directview.testing.chaos._client import main; sys.exit(main())"
         arguments = ["-c", run, json.dumps(dataclasses.asdict(options))]
-        self.clients[name] = Program(name, arguments, self.folder / f"{name}.log")
+        environment = self._environment(HERE if proxy is None else AWAY)
+        self.clients[name] = Program(name, arguments, self.folder / f"{name}.log", environment)
 
     def kill_client(self, name: str) -> None:
         """Kill a client program, and start another in its place."""
@@ -236,7 +248,7 @@ class Life:
         fatal = self.episode.ending != "stop"
         for program in self.clients.values():
             program.close_input()
-        patience = _FATAL if fatal else _PATIENCE + 10
+        patience = _PATIENCE + 10
         for name, program in self.clients.items():
             if not await program.ended(patience):
                 self.trouble.append(f"client {name} has not ended after {patience:g} s")

@@ -7,8 +7,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
+from directview.testing.chaos import _clocks
 from directview.testing.chaos._judge import AWAY, HARD, LONG_REACH, REACH, Happening
-from directview.testing.chaos._processes import freeze, kill
+from directview.testing.chaos._processes import everybody, freeze, freeze_all, kill
 from directview.testing.chaos._sandbox import SHARED, full
 from directview.testing.chaos._schedule import Fault
 
@@ -65,10 +66,21 @@ class Faults:
                 await self._network(fault)
             case "fill disk" | "fill shared memory":
                 await self._fill(fault)
+            case "pause everything":
+                await self._everybody(fault)
+            case "step clock":
+                self._step_clock(fault)
             case kind:
                 raise AssertionError(f"no fault is called {kind!r}")
 
-    def _note(self, fault: Fault, began: float, engines: set[int], clients: set[str]) -> None:
+    def _note(
+        self,
+        fault: Fault,
+        began: float,
+        engines: set[int],
+        clients: set[str],
+        cut_off: frozenset[str] = frozenset(),
+    ) -> None:
         resilient = self._life.episode.resilient
         waited_for = resilient and fault.kind != "kill engine"
         happening = Happening(
@@ -77,6 +89,8 @@ class Faults:
             ended=time.monotonic(),
             engines=frozenset() if waited_for else frozenset(engines),
             clients=frozenset() if waited_for else frozenset(clients),
+            cut_off=frozenset() if waited_for else cut_off,
+            silent=not waited_for and fault.kind == "freeze controller",
             reach=LONG_REACH if resilient else REACH,
         )
         self._life.happenings.append(happening)
@@ -131,7 +145,23 @@ class Faults:
             engines |= self._life.remote_ids()
         harmless = fault.kind == "delay"
         away = not harmless and fault.seconds >= AWAY
-        self._note(fault, began, set() if harmless else engines, clients if away else set())
+        cut_off = frozenset() if harmless else frozenset(clients)
+        self._note(fault, began, set() if harmless else engines, clients if away else set(), cut_off)
+
+    async def _everybody(self, fault: Fault) -> None:
+        """As if the machine had slept: all wake at once, and each finds that much time has passed."""
+        began, pids = time.monotonic(), await asyncio.to_thread(everybody)
+        if await freeze_all(pids, fault.seconds):
+            hard = fault.seconds >= min(HARD, AWAY)
+            engines, clients = set(self._life.observer.engine_infos), set(self._life.clients)
+            self._note(fault, began, engines if hard else set(), clients if hard else set())
+
+    def _step_clock(self, fault: Fault) -> None:
+        if self._life.clocks is not None:
+            host = _clocks.HERE if fault.pick < 0.5 else _clocks.AWAY
+            began = time.monotonic()
+            self._life.clocks.step(host, _clocks.STEPS[fault.detail % len(_clocks.STEPS)])
+            self._note(fault, began, set(), set())
 
     async def _fill(self, fault: Fault) -> None:
         if not self._life.small:

@@ -32,6 +32,10 @@ class Happening:
     """Engines that it may have cost their lives, or a call its answer."""
     clients: frozenset[str] = frozenset()
     """Clients that may have missed something by it."""
+    cut_off: frozenset[str] = frozenset()
+    """Clients that had to find the controller again, for which they take no longer than their lease,"""
+    silent: bool = False
+    """while this one says that it answered nobody."""
     fatal: bool = False
     """Whether it ends the whole cluster."""
 
@@ -148,13 +152,20 @@ def _judge_end(
 def _explained(call: Mapping[str, Any], error: Mapping[str, Any], happenings: Sequence[Happening]) -> bool:
     """Whether a fault is the reason for this error."""
     client = call["token"].rpartition("-")[0]
-    for happening in happenings:
-        if not happening.near(call["began"], call["ended"]):
-            continue
+    near = [happening for happening in happenings if happening.near(call["began"], call["ended"])]
+    for happening in near:
         if happening.fatal and error["type"] in ("EngineError", "ControllerLost"):
             return True
         if error["type"] == "EngineError" and error["engine"] in happening.engines:
             return True
         if error["type"] in ("EngineError", "ControllerLost") and client in happening.clients:
             return True
-    return False
+    # One of the two costs nothing but time.
+    silences = [each for each in near if each.silent and each.ended - each.began >= AWAY]
+    return error["type"] in ("EngineError", "ControllerLost") and any(
+        [
+            client in cut.cut_off and silence.began <= cut.ended + AWAY and cut.began <= silence.ended
+            for cut in near
+            for silence in silences
+        ]
+    )

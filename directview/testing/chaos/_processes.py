@@ -7,13 +7,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 import psutil
 
-__all__ = ["MARK", "Program", "ancestors", "end_all", "freeze", "kill", "open_files", "ours"]
+__all__ = [
+    "MARK",
+    "Program",
+    "ancestors",
+    "end_all",
+    "everybody",
+    "freeze",
+    "freeze_all",
+    "kill",
+    "open_files",
+    "ours",
+]
 
 MARK: Final = "DIRECTVIEW_CHAOS"
 """Environment variable that all processes of a run inherit."""
@@ -27,9 +38,12 @@ class Program:
         name: what to call it.
         arguments: of Python.
         log: where its output goes.
+        environment: of its process; None: ours.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as file:
@@ -38,6 +52,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
+                env=environment,
                 # Away from the terminal: Ctrl-C is for the run, which ends its programs in order.
                 start_new_session=True,
             )
@@ -99,13 +114,24 @@ def kill(pid: int, signum: int = signal.SIGKILL) -> bool:
 
 async def freeze(pid: int, seconds: float) -> bool:
     """Stop a process of this run for a while; returns whether it was there."""
-    if not kill(pid, signal.SIGSTOP):
-        return False
+    return await freeze_all([pid], seconds)
+
+
+async def freeze_all(pids: Sequence[int], seconds: float) -> bool:
+    """Stop processes of this run for a while; returns whether any was there."""
+    frozen = []
     try:
-        await asyncio.sleep(seconds)
+        frozen = [pid for pid in pids if kill(pid, signal.SIGSTOP)]
+        await asyncio.sleep(seconds if frozen else 0.0)
     finally:
-        kill(pid, signal.SIGCONT)
-    return True
+        for pid in frozen:
+            kill(pid, signal.SIGCONT)
+    return bool(frozen)
+
+
+def everybody() -> list[int]:
+    """All processes of this run but this one."""
+    return [pid for pid in psutil.pids() if pid != os.getpid() and ours(pid)]
 
 
 def ancestors(pid: int) -> set[int]:

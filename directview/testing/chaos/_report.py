@@ -23,6 +23,8 @@ class Report:
     took: float = 0.0
     """Seconds, with starting, stopping and looking."""
     episodes: int = 0
+    resilient: int = 0
+    """How many of them outlived their controllers."""
     endings: Counter[str] = field(default_factory=Counter)
     verdict: Verdict = field(default_factory=Verdict)
     left_out: tuple[str, ...] = ()
@@ -44,8 +46,9 @@ class Report:
             "hung": verdict.hung,
             "leaked": verdict.leaked,
         }
+        clusters = f"{self.episodes} clusters ({self.resilient} of them resilient)"
         lines = [
-            f"chaos, seed {self.seed}: {self.episodes} clusters in {self.took:.0f} s",
+            f"chaos, seed {self.seed}: {clusters} in {self.took:.0f} s",
             f"  calls    {verdict.calls}: {_listed(verdict.kinds)}",
             f"  ended    {_listed(verdict.ends)}",
             f"  slowest  {verdict.slowest[0]:.1f} s: {verdict.slowest[1]}",

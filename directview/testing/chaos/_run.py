@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from directview.testing.chaos._clocks import library
 from directview.testing.chaos._episode import Life
 from directview.testing.chaos._processes import MARK
 from directview.testing.chaos._report import Report
@@ -39,17 +40,20 @@ async def run(
         say: called with a line of text after each episode.
     """
     report = Report(seed, seconds)
-    report.left_out = () if small else tuple([kind for kind in KINDS if kind.startswith("fill")])
+    needs_small = [kind for kind in KINDS if kind.startswith("fill")]
+    clocks = library() if small else None
+    report.left_out = (*(() if small else needs_small), *(() if clocks else ("step clock",)))
     began = time.monotonic()
     with _own_folders(base / "disk"):
         for episode in episodes(seed, seconds):
             if only is not None and episode.number != only:
                 continue
             folder = base / f"episode-{episode.number}"
-            life = Life(seed, episode, folder, base / "disk", small)
+            life = Life(seed, episode, folder, base / "disk", small, clocks)
             verdict = await life.live()
             report.episodes += 1
             report.endings[episode.ending] += 1
+            report.resilient += episode.resilient
             report.verdict.add(verdict)
             say(_line(episode, verdict.calls, verdict.problems))
             if verdict.problems:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple
 
-__all__ = ["ENDINGS", "KINDS", "RESILIENT_ONLY", "Episode", "Fault", "episodes"]
+__all__ = ["ENDINGS", "KINDS", "NEVER_TOGETHER", "RESILIENT_ONLY", "Episode", "Fault", "episodes"]
 
 KINDS: Final[dict[str, tuple[float, tuple[float, ...]]]] = {
     "kill engine": (5, (0.0,)),
@@ -23,11 +23,16 @@ KINDS: Final[dict[str, tuple[float, tuple[float, ...]]]] = {
     "delay": (2, (1.0, 3.0)),
     "fill disk": (1, (0.5, 2.0)),
     "fill shared memory": (1, (0.5, 2.0)),
+    "pause everything": (1, (0.5, 3.0)),
+    "step clock": (3, (0.0,)),
 }
 """Kind of fault → how often it comes beside the others, and for how many seconds it may last."""
 
 RESILIENT_ONLY: Final = frozenset({"kill controller"})
 """What only a cluster that was started with ``--resilient`` survives: to others it isn't done."""
+
+NEVER_TOGETHER: Final = ("fill shared memory", "step clock")
+"""Kinds of which an episode has only one: what steps clocks needs some shared memory for each new process."""
 
 ENDINGS: Final = {
     "stop": 4.0,
@@ -55,7 +60,7 @@ class Fault(NamedTuple):
     seconds: float
     """How long it lasts, for one that does."""
     detail: int
-    """Which of the signals an engine is killed with, which latency the network gets."""
+    """Which signal an engine is killed with, which latency the network gets, how far a clock leaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Episode:
     """Whether it outlives its controller."""
     store: bool
     """Whether the controller writes its history to a disk that can be full."""
+    clocks: bool
+    """Whether the wall clocks of its hosts can be stepped."""
     faults: tuple[Fault, ...]
     ending: str
 
@@ -100,6 +107,7 @@ def _episode(random: Random, number: int, seconds: float) -> Episode:
     resilient = random.random() < 0.5
     spared = RESILIENT_ONLY if resilient else frozenset()
     endings = {what: weight for what, weight in ENDINGS.items() if what not in spared}
+    clocks = random.random() < 0.5
     return Episode(
         number=number,
         seconds=seconds,
@@ -109,13 +117,15 @@ def _episode(random: Random, number: int, seconds: float) -> Episode:
         remote_clients=random.randint(1, 2),
         resilient=resilient,
         store=random.random() < 0.5,
-        faults=tuple(_faults(random, seconds, resilient)),
+        clocks=clocks,
+        faults=tuple(_faults(random, seconds, resilient, clocks)),
         ending=random.choices(list(endings), list(endings.values()))[0],
     )
 
 
-def _faults(random: Random, seconds: float, resilient: bool) -> Iterator[Fault]:
-    kinds = [kind for kind in KINDS if resilient or kind not in RESILIENT_ONLY]
+def _faults(random: Random, seconds: float, resilient: bool, clocks: bool) -> Iterator[Fault]:
+    left_out = {NEVER_TOGETHER[not clocks], *(() if resilient else RESILIENT_ONLY)}
+    kinds = [kind for kind in KINDS if kind not in left_out]
     weights = [KINDS[kind][0] for kind in kinds]
     at = _CALM + random.expovariate(1 / _BETWEEN)
     while at < seconds:
