@@ -17,6 +17,8 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
     $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 ARGS ?=
+# Test processes side by side, one more than cores: most tests wait for processes of their own.
+JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 
 PY := $(VENV)/bin/python
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --editable
@@ -28,7 +30,7 @@ demo: $(VENV)/.installed
 	@$(VENV)/bin/directview demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+	@$(PY) -m pytest -q -m "not slow" --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	@$(PY) -m pytest -q -m slow $(ARGS)

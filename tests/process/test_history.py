@@ -234,6 +234,7 @@ def test_engines_are_restarted_and_killed_by_a_client(own_folders: Path) -> None
             until(lambda: restarted(other, 0, pids[0]) and restarted(own, 0, pids[0]))
         with pytest.raises(ValueError, match="restart and hub"):
             own.shutdown(restart=True, hub=True)
+        own[0].apply_sync(os.getpid)  # It has told this client what it is: calls go there at once.
         running = own[0].apply_async(time.sleep, 60)
         own[0].kill(block=True)
         # The signal doesn't wait for the call to begin.

@@ -294,7 +294,9 @@ def test_clients_that_come_and_go(
     for number, lasting in enumerate((seconds, seconds, 1000.0, 1000.0)):
         with log_of(number).open("w") as log:
             workers.append(
-                subprocess.Popen([*command, str(lasting), "75"], stdout=subprocess.PIPE, stderr=log, text=True)
+                subprocess.Popen(
+                    [*command, str(lasting), "75"], stdout=subprocess.PIPE, stderr=log, text=True
+                )
             )
     try:
         with Client(given) as steady:

@@ -169,6 +169,18 @@ def test_a_forked_child_has_an_arena_of_its_own() -> None:
         msgpack.packb((os.getpid(), 0, SLOT, 1 << 40, bytes(16))),
         msgpack.packb((os.getpid(), 0, SLOT, 4, b"short")),
     ],
+    ids=[
+        "empty",
+        "no msgpack",
+        "text",
+        "too few",
+        "standard input",
+        "no descriptor",
+        "no process",
+        "beyond its end",
+        "too many slots",
+        "a short token",
+    ],
 )
 def test_what_is_no_arena_is_not_opened(lender: Arena, reference: bytes) -> None:
     assert lender.open(reference) is None
