@@ -22,32 +22,9 @@ from directview.folders import socket_path
 from directview.wire.curve import ROLES, ServerCurve, fingerprint
 from directview.wire.router import RouterLink
 
-__all__ = ["Listening", "Refusals"]
+__all__ = ["Listening"]
 
 log: Final = logging.getLogger("directview.controller")
-
-_LOGGED: Final = 20
-_SPAN: Final = 10.0
-"""So many refused connections are logged one by one in so many seconds; of the rest, the number is."""
-
-
-class Refusals:
-    """Logs connections that were refused before a byte of theirs was decoded, whatever their number."""
-
-    def __init__(self) -> None:
-        self._since = 0.0
-        self._count = 0
-
-    def __call__(self, reason: str) -> None:
-        """One was refused."""
-        now = time.monotonic()
-        if now - self._since > _SPAN:
-            if self._count > _LOGGED:
-                log.warning("%d more connections were refused", self._count - _LOGGED)
-            self._since, self._count = now, 0
-        self._count += 1
-        if self._count <= _LOGGED:
-            log.warning("refused a connection: %s", reason)
 
 
 class Listening:

@@ -33,8 +33,9 @@ from directview.controller._effects import (
     Rotate,
     Send,
 )
-from directview.controller._listening import Listening, Refusals
+from directview.controller._listening import Listening
 from directview.controller._metrics import serve_metrics
+from directview.controller._refusals import Refusals
 from directview.controller._registry import Engine
 from directview.controller._state import Controller, Settings
 from directview.controller._status import answer
@@ -84,6 +85,7 @@ class ControllerShell:
         self._store: Store | None = None
         self._looking: set[asyncio.Task[None]] = set()
         self._end_metrics: Callable[[], None] | None = None
+        self._summing_up: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Bind, write the connection files, say so, and serve until told to end.
@@ -123,12 +125,13 @@ class ControllerShell:
         self._machine = Controller(settings, time.monotonic(), known, box)
         self._meter = self._machine.meter
         self._tracer = self._begin_to_trace()
+        self._refusals = Refusals()
         self._watch = LoopWatch(log, "the controller's loop")
         self._router = RouterLink(
             on_message=self._arrived,
             on_lost=self._lost,
             on_turn=self._turn,
-            on_refused=Refusals(),
+            on_refused=self._refused,
             heartbeat=Heartbeat(options.heartbeat_interval, options.heartbeat_timeout),
         )
         self._listening = Listening(options, self._router, self._earlier)
@@ -145,7 +148,7 @@ class ControllerShell:
             await asyncio.sleep(_FAREWELL)
         finally:
             self._watch.close()
-            for timer in (self._timer, self._again):
+            for timer in (self._timer, self._again, self._summing_up):
                 if timer is not None:
                     timer.cancel()
             self._router.close()
@@ -231,8 +234,7 @@ class ControllerShell:
             if frames_of(message) != len(frames):
                 raise ProtocolError(f"{type(message).__name__} with {len(frames)} frames")
         except ProtocolError as error:
-            log.warning("expelled a peer: %s", error)
-            self._router.expel(route, str(error))
+            self._expel(route, str(error))
             return
         if isinstance(message, Query):
             self._read_watch()
@@ -313,8 +315,7 @@ class ControllerShell:
                 case Admit(route):
                     self._router.admit(route)
                 case Expel(route, reason):
-                    log.warning("expelled a peer: %s", reason)
-                    self._router.expel(route, reason)
+                    self._expel(route, reason)
                 case Note(text):
                     log.warning("%s", text)
                 case Persist(ids):
@@ -333,6 +334,23 @@ class ControllerShell:
                     log.info("ending: %s", reason)
                     self._finished.set()
         self._arm()
+
+    def _expel(self, route: bytes, reason: str) -> None:
+        self._refused(self._router.address_of(route) or "the unix socket", reason, expelled=True)
+        self._router.expel(route, reason)
+
+    def _refused(self, address: str | None, reason: str, expelled: bool = False) -> None:
+        """Somebody was not let in, or is cut off. A flood of them must not fill the log."""
+        now = time.monotonic()
+        for line in self._refusals.add(address, reason, now, expelled=expelled):
+            log.warning("%s", line)
+        if self._summing_up is None and self._refusals.due is not None:
+            self._summing_up = self._loop.call_later(self._refusals.due - now, self._sum_up)
+
+    def _sum_up(self) -> None:
+        self._summing_up = None
+        for line in self._refusals.sum_up():
+            log.warning("%s", line)
 
     def _rotate(self, rotate: Rotate) -> None:
         """Only for whoever has come by the unix socket: the new keys lie on this machine."""

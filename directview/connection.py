@@ -157,6 +157,15 @@ class ConnectionInfo:
         """Whether a supervisor may connect with it: where there are keys, those need one of their own."""
         return self.server_public is None or bool(self.supervisor_public and self.supervisor_secret)
 
+    def check_may_supervise(self) -> None:
+        """Raise ConnectionRejected unless `may_supervise`."""
+        if not self.may_supervise:
+            raise ConnectionRejected(
+                f"{self.source} has no key for a supervisor: it is for single engines (`directview engine "
+                "--file ...`); for engines under a supervisor, use the whole engine.json that the controller "
+                "wrote"
+            )
+
     @property
     def where(self) -> str:
         """File and addresses, for messages."""

@@ -130,6 +130,7 @@ def add_engines(
     from directview.connection import find
 
     info = find(profile, cluster_id, path, role="engine")
+    info.check_may_supervise()
     number = n or len(os.sched_getaffinity(0))
     sys.exit(run(_add_engines(info, number, daemonize, restart_engines, on_start)))
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from directview import connection
 from directview.connection import ConnectionInfo
-from directview.errors import ConnectionRejected, DirectViewError
+from directview.errors import DirectViewError
 from directview.wire.curve import CurveKeys
 from directview.wire.host import proof
 from directview.wire.link import LAX
@@ -136,11 +136,7 @@ class LinkUplink:
 
 
 def _keys(info: ConnectionInfo) -> CurveKeys | None:
-    if not info.may_supervise:
-        raise ConnectionRejected(
-            f"{info.source} has no key for a supervisor: it is for single engines (`directview engine --file "
-            "...`); to start engines under a supervisor, use the whole engine.json that the controller wrote"
-        )
+    info.check_may_supervise()
     if info.server_public and info.supervisor_public and info.supervisor_secret:
         return CurveKeys(info.server_public, info.supervisor_public, info.supervisor_secret)
     return None

@@ -167,6 +167,14 @@ class Liveness:
         connection = self._connections.get(fd)
         return connection.number if connection is not None else 0
 
+    def unknown_on(self, fd: int) -> bool:
+        """Whether nobody has spoken on the connection that is open on `fd`, and it is not overdue."""
+        connection = self._connections.get(fd)
+        if connection is None or connection.number not in self._half_open:
+            return False
+        spoken = [self._peers[route].connection for route in self._by_fd.get(fd, ())]
+        return connection.number not in spoken
+
     @property
     def half_open(self) -> int:
         """Connections that are not admitted."""

@@ -38,6 +38,8 @@ class Monitor:
         self._loop = asyncio.get_running_loop()
         self._monitored = socket
         self._on_event = on_event
+        self.endpoint = b""
+        """Of ours, which the event that is being delivered is about."""
         address = f"inproc://directview-monitor-{next(_numbers)}"
         socket.monitor(address, events)
         self._pair = context.socket(zmq.PAIR)
@@ -53,7 +55,7 @@ class Monitor:
         """Deliver every event that has happened by now. Reads to the end, so no wake-up can be lost."""
         while not self._pair.closed:
             try:
-                event, _ = self._raw.recv_multipart(zmq.NOBLOCK)
+                event, self.endpoint = self._raw.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             self._on_event(*_EVENT.unpack(event))

@@ -21,6 +21,7 @@ import zmq.asyncio
 from typing_extensions import Buffer
 
 from directview.wire.curve import ServerCurve
+from directview.wire.doorway import Doorway, Failure
 from directview.wire.liveness import Liveness
 from directview.wire.monitor import Monitor
 from directview.wire.pump import MAX_PARTS, Part, Pump, sendable
@@ -29,7 +30,18 @@ from directview.wire.zap import DOMAIN, Gatekeeper
 
 __all__ = ["RouterLink"]
 
-_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_EVENTS: Final = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+_MISMATCHES: Final = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): Failure.NO_KEYS,
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): Failure.OTHER_KEYS,
+}
 
 _BACKLOG: Final = 1024
 _OPEN_FILES: Final = 65_536
@@ -51,7 +63,8 @@ class RouterLink:
         on_lost: called once with route and reason for each route of which `on_message` told, when it is
             gone, after everything that arrived from it before was delivered.
         on_turn: called once at the end of each turn in which messages were delivered.
-        on_refused: called with the reason when a connection was refused in its handshake.
+        on_refused: called for a connection that was not let in, with its address (None if it was gone before
+            that could be asked) and the reason, which reads as a sentence after it.
         heartbeat: how this side tries the connections.
         hello_timeout: seconds for a new connection until `admit`; then it is cut off.
         half_open_limit: connections that may be waiting for `admit`; beyond it the oldest are cut off.
@@ -65,7 +78,7 @@ class RouterLink:
         on_message: Callable[[bytes, bytes, list[Frame]], None],
         on_lost: Callable[[bytes, str], None],
         on_turn: Callable[[], None] | None = None,
-        on_refused: Callable[[str], None] = lambda reason: None,
+        on_refused: Callable[[str | None, str], None] = lambda address, reason: None,
         heartbeat: Heartbeat = TIGHT,
         hello_timeout: float = 5.0,
         half_open_limit: int = 1024,
@@ -81,6 +94,14 @@ class RouterLink:
         self._socket.set(zmq.BACKLOG, _BACKLOG)
         self._live = Liveness(heartbeat.interval or 1.0, hello_timeout, half_open_limit)
         self._hello_timeout = hello_timeout
+        self._overdue = (
+            f"did not say who it is: there are {hello_timeout:g} s for that, and at most {half_open_limit} "
+            "connections may wait so"
+        )
+        self._doorway = Doorway()
+        self._telling: asyncio.Handle | None = None
+        self._addresses: dict[bytes, str] = {}
+        """Of routes that came by TCP."""
         self._users: dict[bytes, str | None] = {}
         """Routes that are delivered from, and the role their key belongs to."""
         self._muted: dict[bytes, str] = {}
@@ -89,7 +110,7 @@ class RouterLink:
         """Routes that are gone but not yet announced, and why."""
         self._dead: deque[bytes] = deque(maxlen=_REMEMBERED)
         """Routes announced as gone, of which nothing more may be delivered."""
-        self._counts = {"ignored": 0, "expelled": 0, "overdue": 0, "deaths": 0, "refused": 0}
+        self._counts = {"ignored": 0, "expelled": 0, "overdue": 0, "deaths": 0}
         self._gatekeeper: Gatekeeper | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -193,6 +214,10 @@ class RouterLink:
         """The role whose key the peer has (one of `curve.ROLES`); None if it came without keys."""
         return self._users.get(route)
 
+    def address_of(self, route: bytes) -> str:
+        """Where the peer is; empty if it came to the unix socket."""
+        return self._addresses.get(route, "")
+
     def admit(self, route: bytes) -> None:
         """The peer said a good hello: it may stay."""
         self._live.admitted(route, self._loop.time())
@@ -235,7 +260,7 @@ class RouterLink:
             "peers": len(self._users),
             "half_open": self._live.half_open,
             **self._counts,
-            "refused": self._counts["refused"] + (self._gatekeeper.refused if self._gatekeeper else 0),
+            "refused": self._doorway.refused + (self._gatekeeper.refused if self._gatekeeper else 0),
         }
 
     def close(self, linger: float = 0.0) -> None:
@@ -246,7 +271,7 @@ class RouterLink:
         """
         if self._pump.closed:
             return
-        for timer in (self._timer, self._announcement):
+        for timer in (self._timer, self._announcement, self._telling):
             if timer is not None:
                 timer.cancel()
         self._monitor.close()
@@ -287,6 +312,10 @@ class RouterLink:
         # Events first, so that the connection which the descriptor stands for is the latest one.
         self._monitor.drain()
         self._users[route] = user
+        try:
+            self._addresses[route] = str(first.get("Peer-Address"))
+        except zmq.ZMQError:
+            pass
         self._live.appeared(route, fd, self._loop.time())
         self._arm()
         if len(route) != 5 or route[0] != 0:
@@ -296,14 +325,27 @@ class RouterLink:
 
     def _on_event(self, event: int, fd: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
+            local = self._monitor.endpoint.startswith(b"ipc")
+            self._doorway.accepted(fd, None if local else _address_of(fd), local=local)
             self._live.accepted(fd, self._loop.time())
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self._counts["refused"] += 1
-            self._on_refused("it came without our keys, for another controller's, or speaks another protocol")
-            return
-        else:
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._doorway.ended(fd, known=not self._live.unknown_on(fd))
             self._live.disconnected(fd, self._loop.time())
+            self._tell_refusals()
+        else:
+            self._doorway.failed(_failure(event, fd))
+            return
         self._arm()
+
+    def _tell_refusals(self) -> None:
+        """Once all events that have happened by now are read: they may correct an address."""
+        if self._telling is None and self._doorway.refusing:
+            self._telling = self._loop.call_soon(self._tell_now)
+
+    def _tell_now(self) -> None:
+        self._telling = None
+        for refusal in self._doorway.take():
+            self._on_refused(refusal.address, refusal.reason)
 
     # --- death --------------------------------------------------------------------------------------
 
@@ -328,6 +370,9 @@ class RouterLink:
         for route in due.late:
             self._muted.setdefault(route, f"no hello within {self._hello_timeout:g} s")
         self._counts["overdue"] += len(due.overdue)
+        for fd, _ in due.overdue:
+            self._doorway.cut(fd, self._overdue)
+        self._tell_refusals()
         for fd, number in (*due.expelled, *due.overdue):
             self._cut(fd, number)
         self._arm()
@@ -368,12 +413,31 @@ class RouterLink:
         dying, self._dying = self._dying, {}
         for route in dying:
             del self._users[route]
+            self._addresses.pop(route, None)
             self._dead.append(route)
             self._muted.pop(route, None)
             self._counts["deaths"] += 1
         # After all of them are forgotten: whoever hears of one death may send to the next one that died.
         for route, reason in dying.items():
             self._on_lost(route, reason)
+
+
+def _address_of(fd: int) -> str | None:
+    """Of whoever is connected at a descriptor of libzmq's, with the port; None if it is closed."""
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as duplicate:
+            host, port = duplicate.getpeername()[:2]
+            return f"{host}:{port}"
+    except (OSError, ValueError):
+        return None
+
+
+def _failure(event: int, value: int) -> Failure:
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return Failure.AUTHENTICATION
+    if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return _MISMATCHES.get(value, Failure.PROTOCOL)
+    return Failure.TIMEOUT if value == errno.EAGAIN else Failure.BROKEN
 
 
 def _shared(part: Part) -> Part:

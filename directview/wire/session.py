@@ -41,6 +41,9 @@ _LAST_SECONDS: Final = 2.0
 """Seconds for which a controller that has said that it ends may still send something."""
 _OPEN_SPARE: Final = 4
 """Further attempts at the first connection, when one has ended in its handshake without a word."""
+_OPEN_SPARE_KEYLESS: Final = 1
+"""The same for TCP without keys. Mostly that is a controller which wants some: both sides close then, and
+whoever is first leaves the other without a word."""
 
 
 class NobodyListens(ControllerUnreachable):
@@ -126,7 +129,8 @@ class Session:
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        pause, spare = _RETRY_FIRST, _OPEN_SPARE
+        keyless = self._keys is None and self._addresses[-1].startswith("tcp")
+        pause, spare = _RETRY_FIRST, _OPEN_SPARE_KEYLESS if keyless else _OPEN_SPARE
         while True:
             try:
                 return await self._connect(max(deadline - clock(), 0.1), again=False)

@@ -32,14 +32,14 @@ class Gatekeeper:
     Args:
         context: that of the socket which peers connect to.
         curve: whom to let in.
-        on_refused: told of each one who isn't, and why.
+        on_refused: told of each one who isn't: address and reason.
     """
 
     def __init__(
         self,
         context: zmq.asyncio.Context,
         curve: ServerCurve,
-        on_refused: Callable[[str], None] = lambda reason: None,
+        on_refused: Callable[[str | None, str], None] = lambda address, reason: None,
     ) -> None:
         self._curve = curve
         self._on_refused = on_refused
@@ -71,9 +71,9 @@ class Gatekeeper:
                 role = self._curve.role_of(public)
         if role is None:
             self.refused += 1
-            address = request[3].decode("ascii", "replace") if len(request) > 3 else "?"
+            address = request[3].decode("ascii", "replace") if len(request) > 3 else None
             what = "a key that was replaced" if public in self._retired else "an unknown key"
-            self._on_refused(f"{address} has {what} ({fingerprint(public) if public else 'none'})")
+            self._on_refused(address, f"has {what} ({fingerprint(public) if public else 'none'})")
             return [b"1.0", number, b"400", b"unknown key", b"", b""]
         return [b"1.0", number, b"200", b"OK", role.encode("ascii"), b""]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import stat
@@ -232,20 +234,24 @@ def test_it_does_not_listen_beyond_this_machine_without_keys(own_folders: Path, 
 
 
 def test_strangers_are_refused_before_a_byte_is_decoded(rc: Client) -> None:
-    """Plain ZMTP, HTTP and noise on the port: nothing of it reaches the controller; the log tells of them."""
+    """Plain ZMTP, HTTP, noise, nothing: none of it reaches the controller, and its log tells of each."""
     host, _, port = contents(rc)["tcp"].removeprefix("tcp://").rpartition(":")
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + bytes(32)
-    for said in (greeting, b"GET / HTTP/1.1\r\n\r\n", os.urandom(1000)):
+    log = folder_of(rc) / "controller.log"
+    for said in (greeting, b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 1000, b""):
         with socket.create_connection((host, int(port)), DEADLINE) as stranger:
             stranger.settimeout(DEADLINE)
             stranger.sendall(said)
+            if not said:
+                stranger.shutdown(socket.SHUT_WR)
             try:
                 while stranger.recv(4096):
                     pass
             except OSError:
                 pass
-    log = folder_of(rc) / "controller.log"
-    until(lambda: "it came without our keys" in log.read_text(), "the reason in the log")
+    for reason in ("came without our keys", "ended before it had said who", "ended its handshake"):
+        told = re.compile(f"refused a connection: (127.0.0.1|somebody .* where) {reason}")
+        until(functools.partial(lambda told: told.search(log.read_text()), told), reason)
     assert rc[:].apply_async(abs, -1).get(DEADLINE) == [1, 1]
 
 

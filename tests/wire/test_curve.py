@@ -70,7 +70,7 @@ def gatekeeper_of(curve: ServerCurve, refusals: list[str]) -> Gatekeeper:
     """One without a socket."""
     gatekeeper = Gatekeeper.__new__(Gatekeeper)
     gatekeeper._curve = curve
-    gatekeeper._on_refused = refusals.append
+    gatekeeper._on_refused = lambda address, reason: refusals.append(f"{address} {reason}")
     gatekeeper._retired = deque()
     gatekeeper.refused = 0
     return gatekeeper
