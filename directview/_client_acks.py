@@ -63,7 +63,7 @@ class Acknowledgements:
                 del self._owed[id]
 
     def forget(self, id: int) -> None:
-        """This engine is gone."""
+        """Nothing is owed to this engine."""
         self._count -= len(self._owed.pop(id, ()))
         self._printed.pop(id, None)
 
@@ -77,8 +77,8 @@ class Acknowledgements:
         return Taken(self._uuid, id, size)
 
     def asks(self, id: int) -> None:
-        """The engine is asked about everything: it counts from nothing again."""
-        self._printed.pop(id, None)
+        """The engine is asked about all that is outstanding, which tells it what is owed."""
+        self.forget(id)
 
     @property
     def urgent(self) -> bool:

@@ -26,7 +26,7 @@ class Call:
 
     __slots__ = (
         "behind", "cancelled", "client", "detached", "granted", "name", "outgoing", "parcel", "problem",
-        "result", "seq", "stage",
+        "result", "seq", "stage", "weight",
     )  # fmt: skip
 
     def __init__(self, client: bytes, seq: int, name: str, detached: bool = False) -> None:
@@ -46,6 +46,8 @@ class Call:
         self.outgoing: Outgoing | None = None
         self.behind = False
         """Its result waits to be sent until others have been taken."""
+        self.weight = 0
+        """Bytes that its result takes here."""
 
     @property
     def key(self) -> tuple[bytes, int]:

@@ -480,7 +480,7 @@ class EngineState:
         call.result = (item, parcel)
         client.retained[call.seq] = call
         client.untaken.keep(call)
-        if client.untaken.too_much:
+        if client.untaken.kept > self._most_untaken:
             self._weigh(call.client, client)
         if self._connected:
             self._send_result(call, client)

@@ -57,10 +57,12 @@ class Untaken:
         most: bytes of results that it may leave here.
     """
 
-    __slots__ = ("_most", "ahead", "behind", "kept", "output", "paused", "sent")
+    __slots__ = ("_most", "ahead", "behind", "kept", "most_ahead", "output", "paused", "sent")
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self.most_ahead = min(GRANT_AHEAD, most // 2)
+        """Bytes of results that are sent ahead of their acknowledgements; a larger one goes alone."""
         self.kept = 0
         """Bytes of results that are here."""
         self.sent: dict[int, int] = {}
@@ -74,32 +76,30 @@ class Untaken:
         self.paused = False
         """The controller was told that no calls of this client are begun."""
 
-    @property
-    def most_ahead(self) -> int:
-        """Bytes of results that are sent ahead of their acknowledgements; a larger one goes alone."""
-        return min(GRANT_AHEAD, self._most // 2)
-
     def keep(self, call: Call) -> None:
         """A result has been made."""
-        self.kept += weight(call)
+        call.weight = weight(call)
+        self.kept += call.weight
 
     def may_send(self, call: Call) -> bool:
         """Whether the result may be sent now, or again; it counts as sent then. Otherwise it is behind."""
         sent, seq = self.sent, call.seq
         if seq in sent:
             return True
-        size = _size_on_the_way(call)
-        if sent and (self.behind or self.ahead + size > self.most_ahead):
+        assert call.result is not None
+        size = call.result[0].nbytes + _IN_HEADER
+        ahead = self.ahead + size
+        if (ahead > self.most_ahead or self.behind) and sent:
             self.behind[seq] = call
             call.behind = True
             return False
         sent[seq] = size
-        self.ahead += size
+        self.ahead = ahead
         return True
 
     def drop(self, call: Call) -> None:
         """A result has been taken, or nobody wants it."""
-        self.kept -= weight(call)
+        self.kept -= call.weight
         self.ahead -= self.sent.pop(call.seq, 0)
         if call.behind:
             self.behind.pop(call.seq, None)
@@ -109,7 +109,8 @@ class Untaken:
         """Results that were behind and may be sent now."""
         while self.behind:
             call = next(iter(self.behind.values()))
-            size = _size_on_the_way(call)
+            assert call.result is not None
+            size = call.result[0].nbytes + _IN_HEADER
             if self.sent and self.ahead + size > self.most_ahead:
                 return
             del self.behind[call.seq]
@@ -148,8 +149,3 @@ def weight(call: Call) -> int:
     if parcel is None:
         return _RECORD
     return parcel.nbytes + _RECORD + (sum([len(chunk) for chunk in parcel.chunks]) if parcel.chunks else 0)
-
-
-def _size_on_the_way(call: Call) -> int:
-    assert call.result is not None
-    return call.result[0].nbytes + _IN_HEADER

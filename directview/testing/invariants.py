@@ -50,6 +50,7 @@ def check_engine(state: EngineState) -> None:
             assert (call.stage is Stage.DONE) == (seq in client.retained)
             assert (call.result is not None) == (call.stage is Stage.DONE)
         assert client.untaken.kept == sum([weight(call) for call in client.retained.values()])
+        assert all(weight(call) == call.weight for call in client.retained.values())
         assert client.untaken.paused or not client.parked
         assert client.doubtful <= set(client.retained)
         assert set(client.untaken.sent) | set(client.untaken.behind) <= set(client.retained)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgpack
 import numpy as np
 
-from directview._client_calls import Answered, Ended, Gone, Sent
+from directview._client_calls import Answered, Ended, Gone, Printed, Sent
 from directview._client_calls import Call as ClientCall
 from directview._client_state import ClientState
 from directview.engine._state import Call, EngineState
@@ -21,6 +21,7 @@ from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.simulated_wire import Connection
 from directview.wire.messages import (
     ABORTED,
+    CHUNK_BYTES,
     FAILED,
     OK,
     PROTOCOL_VERSION,
@@ -32,11 +33,13 @@ from directview.wire.messages import (
     Interrupt,
     Launch,
     Message,
+    Output,
     Refused,
     Signal,
     Stop,
     Welcome,
     decode,
+    output_size,
 )
 from directview.wire.parcels import Packed, Parcel, pack
 
@@ -61,6 +64,8 @@ class Work(NamedTuple):
     argument_bytes: int = 0
     """Beside the call itself."""
     result_bytes: int = 0
+    printed: int = 0
+    """Characters, at its beginning."""
 
 
 class Outcome(NamedTuple):
@@ -221,6 +226,8 @@ class SimulatedEngine(Peer):
         self.supervisor = supervisor
         self.starts: list[tuple[bytes, int]] = []
         """Calls (client uuid, seq) in the order in which they started."""
+        self.dropped = 0
+        """Calls some of whose output was not sent."""
         self._running: Call | None = None
         self._ready: list[Callable[[], None]] = []
         self._tasks: dict[Call, Callable[[int], None]] = {}
@@ -282,6 +289,7 @@ class SimulatedEngine(Peer):
         """Run a call, or begin to; True if the loop is to turn before the next one."""
         self.starts.append(call.key)
         work, right = self._load(call)
+        self._print(call, work.printed)
         began = self.cluster.clock.now
         random = self.cluster.clock.random
 
@@ -316,6 +324,15 @@ class SimulatedEngine(Peer):
         self._tasks[call] = returned
         self.cluster.clock.after(work.seconds, lambda: returned(status))
         return False
+
+    def _print(self, call: Call, size: int) -> None:
+        for number, start in enumerate(range(0, size, CHUNK_BYTES)):
+            if not self.state.may_print(call.client):
+                self.dropped += 1
+                return
+            text = "x" * min(CHUNK_BYTES, size - start)
+            self.state.printed(call.client, output_size(text))
+            self.send(Output(call.client, self.id, call.seq, number, "stdout", text))
 
     def _on_loop(self, call: Call, status: int) -> None:
         """A task ends when the loop is free."""
@@ -376,6 +393,8 @@ class SimulatedClient(Peer):
         self.sent: set[int] = set()
         """Calls whose payload is needed no longer."""
         self.works: dict[int, Work] = {}
+        self.printed: dict[tuple[int, int], int] = {}
+        """Characters of output that have come, by (seq, engine id)."""
         self.answers: dict[int, Answer] = {}
         self._next_seq = 1
         self._timer_at: float | None = None
@@ -461,6 +480,8 @@ class SimulatedClient(Peer):
                     self._outcome(event.call.seq, event.engine, self._read_result(event))
                 case Gone():
                     self._outcome(event.call.seq, event.engine, Outcome("gone", event.started, True))
+                case Printed(call, engine, _, text):
+                    self.printed[call.seq, engine] = self.printed.get((call.seq, engine), 0) + len(text)
                 case Sent(call):
                     self.sent.add(call.seq)
                 case Answered(message):
