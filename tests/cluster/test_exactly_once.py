@@ -49,6 +49,7 @@ WORKS = st.builds(
     fails=st.sampled_from([False, False, False, True]),
     argument_bytes=st.sampled_from([0, 0, 250, 2000, 9000]),
     result_bytes=st.sampled_from([0, 0, 300, 5000]),
+    printed=st.sampled_from([0, 0, 0, 100, 3_000_000]),
 )
 
 
