@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from directview.connection import ConnectionInfo
 from directview.controller.options import ControllerOptions
 from directview.errors import LaunchError
 from directview.supervisor.options import SupervisorOptions
+from directview.testing.polling import until
 
 DEADLINE = 30.0
 
@@ -64,17 +65,6 @@ def completed(*arguments: str) -> tuple[int, str, str]:
         finally:
             process.kill()
     return process.returncode, out, err
-
-
-def until(condition: Callable[[], object], what: str) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 # --- without a cluster -------------------------------------------------------------------------

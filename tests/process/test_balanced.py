@@ -34,6 +34,7 @@ from directview import (
     require,
 )
 from directview.supervisor.control import SupervisorFile, request
+from directview.testing.polling import until
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -59,14 +60,6 @@ def v(rc: Client) -> Iterator[LoadBalancedView]:
 def nap(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
-
-
-def until(what: Any) -> None:
-    """Wait for something, for a while."""
-    deadline = time.monotonic() + DEADLINE
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # --- calls ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pytest
 
 from directview.engine.options import EngineOptions
 from directview.folders import profile_folder
+from directview.testing.polling import until
 from directview.wire.curve import fingerprint, new_keys
 
 
@@ -62,17 +63,6 @@ def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 class Network:

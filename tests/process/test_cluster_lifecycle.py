@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,11 @@ from directview.cluster import Cluster
 from directview.errors import ControllerLost, DirectViewError, EngineError, LaunchError
 from directview.folders import ProfileInUse
 from directview.supervisor.control import SupervisorFile
+from directview.testing.polling import gone, until
 
 pytestmark = pytest.mark.process
 
 DEADLINE = 20.0
-
-
-def until(condition: Callable[[], object], what: str) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, reaped or not."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def family(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from directview.controller.takeover import Registered
 from directview.engine.options import EngineOptions
 from directview.folders import TAKEOVER_FILES, profile_folder
 from directview.supervisor.control import SupervisorFile, request
+from directview.testing.polling import until
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
@@ -37,17 +38,6 @@ DEADLINE = 40.0
 LEASE = 2.0
 BACK = 2.0
 """Seconds within which everybody is to be back."""
-
-
-def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {deadline:g} s: {what}")
 
 
 def controller_pid(cluster: Cluster) -> int:

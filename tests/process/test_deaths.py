@@ -9,40 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from directview import AsyncResult, Client, Cluster, ControllerLost, EngineError, RemoteError
 from directview.controller.options import ControllerOptions
 from directview.supervisor.control import SupervisorFile, request
+from directview.testing.polling import gone, until
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
 DEADLINE = 20.0
 HEARTBEAT_TIMEOUT = ControllerOptions(folder="", cluster_id="").heartbeat_timeout
-
-
-def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {deadline:g} s: {what}")
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, reaped or not."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def running(result: AsyncResult[Any]) -> AsyncResult[Any]:

@@ -27,6 +27,7 @@ from directview import (
     NoEnginesRegistered,
 )
 from directview.supervisor.control import SupervisorFile, request
+from directview.testing.polling import until
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
@@ -70,16 +71,6 @@ def work(folder: str, name: str, seconds: float = 0.0) -> str:
     with open(f"{folder}/{name}.ended", "a") as file:
         file.write(f"{os.getpid()}\n")
     return name
-
-
-def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {deadline:g} s: {what}")
 
 
 def gone(rc: Client, pid: int) -> bool:

@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from directview.engine._interrupt import pack_call_id
 from directview.errors import LaunchError
 from directview.supervisor.control import SupervisorFile, request
 from directview.supervisor.options import SupervisorOptions
+from directview.testing.polling import gone, until
 from directview.wire.messages import Answer, Exited, Interrupt, Launch, Message, Stop, decode, encode
 
 pytestmark = pytest.mark.process
@@ -40,25 +40,6 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("XDG_STATE_HOME", str(Path(found) / "state"))
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
         yield folder
-
-
-def until(condition: Callable[[], object], what: str) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, reaped or not."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 class Family:

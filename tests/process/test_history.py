@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from directview import (
     TaskAborted,
     WouldBlockLoop,
 )
+from directview.testing.polling import until
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -34,14 +35,6 @@ def rc(own_folders: Path) -> Iterator[Client]:
     """Three engines for the module."""
     with Cluster(n=3) as client:
         yield client
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # --- the history ----------------------------------------------------------------------------------------

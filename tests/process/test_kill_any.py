@@ -12,10 +12,8 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 import pytest
@@ -25,6 +23,7 @@ import directview
 from directview import Cluster, DirectViewError, folders
 from directview.cli import main
 from directview.testing.leaks import no_leaks
+from directview.testing.polling import until
 
 pytestmark = pytest.mark.process
 
@@ -56,17 +55,6 @@ try:
 except DirectViewError as error:
     say(f"failed: {error}")
 """
-
-
-def until(condition: Callable[[], Any], what: str, pause: float = 0.005) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(pause)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 def family(launcher: psutil.Process) -> dict[str, list[psutil.Process]]:
@@ -122,7 +110,7 @@ def live_and_die(phase: str, roles: tuple[str, ...]) -> None:
                 assert program.stdout.readline() == "idle\n"
             if phase == "loaded":
                 assert program.stdout.readline() == "loaded\n"
-            chosen = until(lambda: victims(launcher, roles), f"{roles} to be there", 0.001)
+            chosen = until(lambda: victims(launcher, roles), f"{roles} to be there")
             if phase == "stopping":
                 program.stdin.write("\n")
                 program.stdin.flush()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 
 from directview import Client, Cluster
 from directview._trace_reading import Step
+from directview.testing.polling import until
 
 DEADLINE = 30.0
 PROFILE = "watched"
@@ -50,16 +51,6 @@ def said(*arguments: str) -> str:
             process.kill()
     assert (process.returncode, err) == (0, "")
     return out
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 # --- logs --------------------------------------------------------------------------------------------
@@ -140,7 +131,6 @@ def test_an_engines_end_is_told_with_its_reason(own_folders: Path) -> None:
 
 def busy_inside(path: str) -> None:
     import pathlib
-    import time
 
     pathlib.Path(path).touch()
     while pathlib.Path(path).exists():
@@ -273,12 +263,10 @@ def test_status_tells_of_engines_queues_memory_and_rates(rc: Client, tmp_path: P
 
 def test_a_coroutine_that_blocks_its_engine_is_logged_and_a_plain_function_is_not(rc: Client) -> None:
     def plain() -> None:
-        import time
 
         time.sleep(1.6)
 
     async def blocks() -> None:
-        import time
 
         time.sleep(1.6)  # noqa: ASYNC251 - that is what it is about
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,11 @@ from typing import Any
 import pytest
 
 from directview import Client, Cluster, EngineError, LaunchError
+from directview.testing.polling import until
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
 DEADLINE = 20.0
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 def die() -> None:

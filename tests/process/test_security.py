@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from directview.connection import ConnectionFileError
 from directview.controller.options import ControllerOptions
 from directview.engine.options import EngineOptions
 from directview.supervisor.control import SupervisorFile, request
+from directview.testing.polling import until
 from directview.wire.curve import fingerprint
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
@@ -68,17 +69,6 @@ def everybody(rc: Client) -> list[psutil.Process]:
     """All processes of the cluster."""
     supervisor = psutil.Process(status(rc)["pid"])
     return [supervisor, *supervisor.children(recursive=True)]
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Poll until `condition` gives something true, which is returned."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {DEADLINE:g} s: {what}")
 
 
 # --- keys ----------------------------------------------------------------------------------------------

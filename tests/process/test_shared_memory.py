@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from directview import Client, Cluster, EngineError, PrePickled, RemoteError, sharing
+from directview.testing.polling import until
 from directview.wire.arena import arena
 
 pytestmark = [
@@ -29,13 +30,6 @@ pytestmark = [
 ]
 
 SIZES = [pytest.param(200 << 20, id="200MB"), pytest.param(1 << 30, id="1GB", marks=pytest.mark.slow)]
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def lent() -> bool:
