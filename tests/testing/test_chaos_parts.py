@@ -98,6 +98,14 @@ def test_what_may_be(
     assert judge(calls, runs, happenings).problems == []
 
 
+def test_a_fault_of_the_network_hits_all_engines_behind_it() -> None:
+    """Those included that nobody knew of when it began."""
+    stall = Happening(kind="stall", began=100.5, ended=100.5, remote=True)
+    lost = [call("error", error("EngineError", 7, False))]
+    assert judge(lost, {}, [stall], {7}).problems == []
+    assert len(judge(lost, {}, [stall], {6}).problems) == 1
+
+
 @pytest.mark.parametrize(
     ("calls", "runs", "happenings", "verdict"),
     [

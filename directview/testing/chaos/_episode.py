@@ -17,13 +17,14 @@ from typing import Any, Final
 
 from directview import Client, DirectViewError, connection
 from directview.connection import ConnectionInfo
+from directview.events import EngineEvent
 from directview.folders import profile_folder
 from directview.supervisor.control import SupervisorFile, request
 from directview.testing.chaos._client import GONE, HUNG, UNCONNECTED, ClientOptions
 from directview.testing.chaos._clocks import AWAY, HERE, Clocks
 from directview.testing.chaos._faults import Faults
 from directview.testing.chaos._judge import Happening, Verdict, judge
-from directview.testing.chaos._processes import MARK, Program, ancestors, end_all, kill, open_files
+from directview.testing.chaos._processes import MARK, Program, end_all, kill, open_files
 from directview.testing.chaos._proxy import Proxy
 from directview.testing.chaos._schedule import Episode
 from directview.testing.leaks import Holdings
@@ -70,6 +71,8 @@ class Life:
         self.remote_clients: dict[str, Proxy] = {}
         self.killed_clients: set[str] = set()
         self.hosts: list[Program] = []
+        self.remote_ids: set[int] = set()
+        """Engines behind the network, those that have gone included."""
         self.verdict = Verdict()
         self.trouble: list[str] = []
         """What hung."""
@@ -110,6 +113,7 @@ class Life:
         self.control, self.supervisor_pid = file.control, file.pid
         found = await request(self.control, "status")
         self.fork_server_pid = int(found["fork_server"])
+        self.observer.on_engine_joined(self._note_engine)
         self.host_proxy = await self._proxy(stack, info)
         self.start_host()
         await self.observer.wait_for_engines_async(episode.engines + episode.remote_engines, _START)
@@ -219,11 +223,10 @@ class Life:
         """All that can be broken, the remote engines' first."""
         return [self.host_proxy, *{id(proxy): proxy for proxy in self.remote_clients.values()}.values()]
 
-    def remote_ids(self) -> set[int]:
-        """The engines behind the network, as far as is known."""
-        hosts = {host.pid for host in self.hosts}
-        infos = self.observer.engine_infos.items()
-        return {id for id, info in infos if hosts & ancestors(info.pid)}
+    def _note_engine(self, event: EngineEvent) -> None:
+        """One of the cluster's own host has its log in the cluster's folder."""
+        if not (self.cluster_folder / f"engine-{event.uuid[:12]}.log").exists():
+            self.remote_ids.add(event.id)
 
     async def find_controller(self) -> int:
         """The controller's process: another one, perhaps, by now."""
@@ -324,7 +327,7 @@ class Life:
         for path in self.ledger.iterdir():
             for token in path.read_text().splitlines():
                 runs.setdefault(token, Counter())[int(path.name)] += 1
-        verdict = judge(calls, runs, self.happenings)
+        verdict = judge(calls, runs, self.happenings, self.remote_ids)
         happenings = [str(happening) for happening in self.happenings]
         (self.folder / "happenings.txt").write_text("\n".join(happenings))
         verdict.killed = len(self.killed_clients)

@@ -15,6 +15,7 @@ from directview.testing.chaos._schedule import Fault
 
 if TYPE_CHECKING:
     from directview.testing.chaos._episode import Life
+    from directview.testing.chaos._proxy import Proxy
 
 __all__ = ["Faults"]
 
@@ -80,6 +81,8 @@ class Faults:
         engines: set[int],
         clients: set[str],
         cut_off: frozenset[str] = frozenset(),
+        *,
+        remote: bool = False,
     ) -> None:
         resilient = self._life.episode.resilient
         waited_for = resilient and fault.kind != "kill engine"
@@ -89,6 +92,7 @@ class Faults:
             ended=time.monotonic(),
             engines=frozenset() if waited_for else frozenset(engines),
             clients=frozenset() if waited_for else frozenset(clients),
+            remote=remote and not waited_for,
             cut_off=frozenset() if waited_for else cut_off,
             silent=not waited_for and fault.kind == "freeze controller",
             reach=LONG_REACH if resilient else REACH,
@@ -130,8 +134,7 @@ class Faults:
         """
         networks = self._life.networks()
         network, began = networks[int(fault.pick * len(networks))], time.monotonic()
-        clients = {name for name, theirs in self._life.remote_clients.items() if theirs is network}
-        engines = self._life.remote_ids() if network is self._life.host_proxy else set()
+        clients = self._behind(network)
         match fault.kind:
             case "cut":
                 network.cut()
@@ -141,19 +144,24 @@ class Faults:
                 await network.swallow(fault.seconds)
             case _:
                 await network.delay(fault.seconds, _LATENCIES[fault.detail % len(_LATENCIES)])
-        if engines:
-            engines |= self._life.remote_ids()
+        clients |= self._behind(network)
         harmless = fault.kind == "delay"
         away = not harmless and fault.seconds >= AWAY
+        remote = network is self._life.host_proxy and not harmless
         cut_off = frozenset() if harmless else frozenset(clients)
-        self._note(fault, began, set() if harmless else engines, clients if away else set(), cut_off)
+        self._note(fault, began, set(), clients if away else set(), cut_off, remote=remote)
+
+    def _behind(self, network: Proxy) -> set[str]:
+        return {name for name, theirs in self._life.remote_clients.items() if theirs is network}
 
     async def _everybody(self, fault: Fault) -> None:
         """As if the machine had slept: all wake at once, and each finds that much time has passed."""
         began, pids = time.monotonic(), await asyncio.to_thread(everybody)
+        engines, clients = set(self._life.observer.engine_infos), set(self._life.clients)
         if await freeze_all(pids, fault.seconds):
             hard = fault.seconds >= min(HARD, AWAY)
-            engines, clients = set(self._life.observer.engine_infos), set(self._life.clients)
+            engines |= set(self._life.observer.engine_infos)
+            clients |= set(self._life.clients)
             self._note(fault, began, engines if hard else set(), clients if hard else set())
 
     def _step_clock(self, fault: Fault) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 __all__ = ["Happening", "Verdict", "judge"]
@@ -30,6 +30,8 @@ class Happening:
     ended: float
     engines: frozenset[int] = frozenset()
     """Engines that it may have cost their lives, or a call its answer."""
+    remote: bool = False
+    """Whether that goes for all engines behind the network, those included that have just come."""
     clients: frozenset[str] = frozenset()
     """Clients that may have missed something by it."""
     cut_off: frozenset[str] = frozenset()
@@ -99,6 +101,7 @@ def judge(
     calls: Sequence[Mapping[str, Any]],
     runs: Mapping[str, Counter[int]],
     happenings: Sequence[Happening],
+    remote: Collection[int] = (),
 ) -> Verdict:
     """Compare what clients were told with what ran and with what was done to them.
 
@@ -106,7 +109,11 @@ def judge(
         calls: `CallRecord`s as plain data.
         runs: token → how often it ran, by process.
         happenings: the faults.
+        remote: the engines behind the network.
     """
+    happenings = [
+        replace(each, engines=each.engines | set(remote)) if each.remote else each for each in happenings
+    ]
     verdict = Verdict(runs=sum([sum(each.values()) for each in runs.values()]))
     verdict.faults.update([happening.kind for happening in happenings])
     allowed: dict[str, int] = {}

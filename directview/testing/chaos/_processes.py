@@ -16,7 +16,6 @@ import psutil
 __all__ = [
     "MARK",
     "Program",
-    "ancestors",
     "end_all",
     "everybody",
     "freeze",
@@ -132,14 +131,6 @@ async def freeze_all(pids: Sequence[int], seconds: float) -> bool:
 def everybody() -> list[int]:
     """All processes of this run but this one."""
     return [pid for pid in psutil.pids() if pid != os.getpid() and ours(pid)]
-
-
-def ancestors(pid: int) -> set[int]:
-    """The parents of a process, and theirs."""
-    try:
-        return {process.pid for process in psutil.Process(pid).parents()}
-    except psutil.Error:
-        return set()
 
 
 def open_files(pids: Sequence[int]) -> dict[int, int]:
