@@ -60,8 +60,14 @@ def aborts(uuid: bytes, seqs: Mapping[int, Sequence[int]]) -> Iterator[Message]:
 
 
 def questions(uuid: bytes, items: Sequence[ResumeItem], watermark: int) -> Iterator[Message]:
-    """Calls to be asked about, by engine; at the end a word to these engines that this was all."""
+    """Calls to be asked about, by engine; at the end a word to these engines that this was all.
+
+    Args:
+        uuid: the client's.
+        items: the calls.
+        watermark: the client's; 0 if it has never made a call, and none of them keeps anything for it.
+    """
     for first in range(0, len(items), _BATCH_SEQS):
         yield Resume(uuid, tuple(items[first : first + _BATCH_SEQS]), False)
-    if items:
+    if items and watermark:
         yield Ack(uuid, watermark, tuple([(id, ()) for id in dict.fromkeys([item.engine for item in items])]))

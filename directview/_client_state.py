@@ -518,7 +518,7 @@ class ClientState:
                     if call.outgoing is not None:
                         call.outgoing.drop(id)
                         self._sending.moved(call)
-        asked = questions(self.uuid, items, self.watermark)
+        asked = questions(self.uuid, items, self.watermark if self.next_seq > 1 else 0)
         for message in (*asked, *aborts(self.uuid, aborting)):
             self._say(message)
 
@@ -567,14 +567,16 @@ class ClientState:
             engine = self._engines.get(id)
             if engine is None or not engine.held or not engine.open:
                 continue
-            for call in engine.take():
+            taken = engine.take()
+            for call in taken:
                 call.pending[id] = Stage.SENT
                 entry = ready.get(call.seq)
                 if entry is None:
                     ready[call.seq] = (call, [id])
                 else:
                     entry[1].append(id)
-            self._acks.covered(id, watermark)
+            if taken:
+                self._acks.covered(id, watermark)
         self._freed.clear()
         if ready:
             yield from submits(self.uuid, watermark, [ready[seq] for seq in sorted(ready)])

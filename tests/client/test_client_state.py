@@ -372,6 +372,21 @@ def test_a_batch_says_nothing_about_results_above_its_watermark() -> None:
     assert said(state) == [Ack(ME, 1, ((0, (2,)),))]
 
 
+def test_a_call_that_the_credit_holds_back_tells_no_engine_anything() -> None:
+    """So results below the watermark need words of their own."""
+    state = client(0, credit=(1, 1000))
+    call(state, 0)
+    said(state)
+    hear(state, Accept(ME, 0, (1,), ()))
+    call(state, 0)
+    said(state)
+    call(state, 0)
+    hear(state, Result(ME, 0, (result(1),)))
+    assert said(state) == []
+    state.tick(100.0)
+    assert said(state) == [Ack(ME, 2, ((0, ()),))]
+
+
 def test_many_results_and_large_ones_are_acknowledged_at_once() -> None:
     state = client(0, credit=(1000, 1 << 30))
     for _ in range(ACK_COUNT):
