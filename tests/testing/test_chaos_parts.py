@@ -156,6 +156,15 @@ def test_what_may_not_be(
     assert "--seed 1 --seconds 60" in str(report)
 
 
+def test_the_report_says_how_long_calls_went_on_after_the_death_of_their_cluster() -> None:
+    verdict = judge([call("error", error("ControllerLost"), ended=104.0), call("right")], RAN, [FATAL])
+    assert verdict.last[0] == 3.5
+    assert "  at last  3.5 s after the death of its cluster: small call c1-1" in str(
+        Report(1, 60, verdict=verdict)
+    )
+    assert "at last" not in str(Report(1, 60, verdict=judge([call("right")], RAN, [])))
+
+
 def test_a_run_without_calls_proves_nothing() -> None:
     assert not Report(1, 60).ok
 

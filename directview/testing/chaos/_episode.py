@@ -333,6 +333,8 @@ class Life:
         verdict.killed = len(self.killed_clients)
         where = f"episode {self.episode.number}"
         verdict.slowest = (verdict.slowest[0], f"{where}: {verdict.slowest[1]}")
+        if verdict.last[1]:
+            verdict.last = (verdict.last[0], f"{where}: {verdict.last[1]}")
         for name in ("lost", "doubled", "wrong", "hung"):
             setattr(verdict, name, [f"{where}: {line}" for line in getattr(verdict, name)])
         verdict.hung += [f"{where}: {line}" for line in self.trouble]

@@ -62,6 +62,8 @@ class Verdict:
     """Client programs that were killed: nobody waits for what they had begun."""
     slowest: tuple[float, str] = (0.0, "")
     """Seconds from a call to its end, at most; and which call that was."""
+    last: tuple[float, str] = (0.0, "")
+    """Seconds from a death that ended a cluster to the end of its last call; and which call that was."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -93,6 +95,7 @@ class Verdict:
         self.runs += other.runs
         self.killed += other.killed
         self.slowest = max(self.slowest, other.slowest)
+        self.last = max(self.last, other.last)
         for name in ("lost", "doubled", "wrong", "hung", "leaked"):
             getattr(self, name).extend(getattr(other, name))
 
@@ -136,6 +139,8 @@ def _judge_end(
     how, name = call["how"], f"{call['kind']} call {call['token']} on {call['targets'] or 'any engine'}"
     verdict.kinds[call["kind"]] += 1
     verdict.slowest = max(verdict.slowest, (call["ended"] - call["began"], f"{name}: {how}"))
+    for death in [happening for happening in happenings if happening.fatal]:
+        verdict.last = max(verdict.last, (call["ended"] - death.began, f"{name}: {how}"))
     if how == "error":
         verdict.ends.update({error["type"] for error in call["errors"]})
         for error in call["errors"]:

@@ -52,10 +52,13 @@ class Report:
             f"  calls    {verdict.calls}: {_listed(verdict.kinds)}",
             f"  ended    {_listed(verdict.ends)}",
             f"  slowest  {verdict.slowest[0]:.1f} s: {verdict.slowest[1]}",
+            f"  at last  {verdict.last[0]:.1f} s after the death of its cluster: {verdict.last[1]}",
             f"  ran      {verdict.runs} times on engines; {verdict.killed} clients were killed",
             f"  faults   {sum(verdict.faults.values())}: {_listed(verdict.faults)}",
             f"  endings  {_listed(self.endings)}",
         ]
+        if not verdict.last[1]:
+            lines = [line for line in lines if not line.startswith("  at last")]
         if self.left_out:
             lines.append(f"  left out, not possible here: {', '.join(self.left_out)}")
         problems = verdict.problems
