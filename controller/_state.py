@@ -397,6 +397,15 @@ class Controller:
             self.bury(engine, now)
         else:
             self.give_up_later(engine, now + self.settings.engine_grace)
+            if self.settings.policy == "wait":
+                self._ask_supervisor(engine)
+
+    def _ask_supervisor(self, engine: Engine) -> None:
+        """Whether it lives. Where it was cut off, so is its supervisor, and it has its time to come back."""
+        supervisor = self.registry.supervisors.get(engine.supervisor)
+        if supervisor is not None:
+            left = (engine.id, engine.uuid, None, engine.lost_reason)
+            self.send(supervisor.route, Engines((), (left,)))
 
     def _client_lost(self, client: Client, now: float) -> None:
         deadline = client.deadline = now + self.settings.lease

@@ -45,7 +45,11 @@ def _alive(
     frames: Sequence[Any],
     now: float,
 ) -> None:
-    """An engine that is deep in a function can't come back, but has not gone either: its place is kept."""
+    """Which of its engines live.
+
+    One that is deep in a function can't come back, but has not gone either: its place is kept. One whose
+    connection is lost and that is not named is frozen, for its host can be reached: it is given up at once.
+    """
     for uuid in message.uuids:
         engine = controller.registry.engine_of(uuid)
         if engine is None or engine.route is not None or engine.ended:
@@ -55,6 +59,12 @@ def _alive(
         elif engine.supervisor != supervisor.uuid:
             raise ProtocolError("word of another supervisor's engine")
         controller.give_up_later(engine, now + controller.settings.engine_grace)
+    for engine in list(controller.registry.engines.values()):
+        if engine.supervisor != supervisor.uuid or engine.info is None or engine.route is not None:
+            continue
+        if not engine.ended and engine.uuid not in message.uuids:
+            engine.lost_reason = "its process is stopped (SIGSTOP, or a debugger)"
+            controller.bury(engine, now)
 
 
 def _answer(

@@ -88,6 +88,9 @@ _RECONNECT = 0.5
 """Seconds until another attempt at a controller that lives but didn't answer."""
 _VOUCH = 1 / 6
 """Of the lease for which an engine's place is kept: the time between two words that the engines live."""
+_LOOK_AGAIN = 0.1
+"""Seconds after which an engine that is stopped must still be so, to be taken for frozen: when everything was
+paused and goes on, it may be an engine's turn only after ours."""
 
 
 class Uplink(Protocol):
@@ -140,6 +143,9 @@ class Supervisor:
         self._connection = options.connection
         self._timer: asyncio.TimerHandle | None = None
         self._vouching: asyncio.TimerHandle | None = None
+        self._vouch_interval: float | None = None
+        self._stopped: set[bytes] = set()
+        """Engines that were stopped when we last looked."""
         self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._started = time.time()
         self._vitals = Vitals()
@@ -399,14 +405,17 @@ class Supervisor:
                 self.feed(GiveUpEngine(uuid, reason) if given_up else EndEngine(uuid, reason))
             case Stop(_, reason):
                 self.feed(StopAll(reason or "the controller said so"))
-            case Engines(joined):
+            case Engines(joined, left):
                 for info in joined:
                     self.feed(EngineRegistered(info.uuid, info.id))
+                if left and self._vouch_interval is not None:
+                    self._vouch()  # It has lost their connections and asks whether they live.
             case Goodbye(reason):
                 self._on_lost(reason or "it ended in order")
             case Welcome(policy=policy, lease=lease):
                 if policy == "wait":
-                    self._vouch(lease * _VOUCH)
+                    self._vouch_interval = lease * _VOUCH
+                    self._vouch()
             case _:
                 _log.warning("the controller sent a %s, which is not for supervisors", type(message).__name__)
 
@@ -420,13 +429,18 @@ class Supervisor:
             self.tell({"event": "failed", "error": reason})
             self.feed(StopAll(f"the controller is gone: {reason}"))
 
-    def _vouch(self, interval: float) -> None:
+    def _vouch(self) -> None:
         """Tell a controller that waits for engines which ones live: one that is deep in a function can't."""
         if self._vouching is not None:
             self._vouching.cancel()
-        living = [engine.uuid for engine in self.machine.engines.values() if not is_stopped(engine.pid)]
-        self._uplink.send(Alive(tuple(living)))
-        self._vouching = self._loop.call_later(interval, self._vouch, interval)
+        stopped = {uuid for uuid, engine in self.machine.engines.items() if is_stopped(engine.pid)}
+        frozen = stopped & self._stopped
+        self._stopped = stopped
+        self._uplink.send(Alive(tuple([uuid for uuid in self.machine.engines if uuid not in frozen])))
+        assert self._vouch_interval is not None
+        self._vouching = self._loop.call_later(
+            _LOOK_AGAIN if stopped - frozen else self._vouch_interval, self._vouch
+        )
 
     def _connect(self) -> None:
         if self.machine.stopping is None:

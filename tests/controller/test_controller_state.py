@@ -524,6 +524,72 @@ def test_a_client_that_missed_an_engines_death_is_told_of_it_when_it_asks() -> N
     assert [(id, name) for id, name, _, _ in engines.left] == [(0, uuid("e0"))]
 
 
+def waiting_house(**settings: Any) -> House:
+    """One that waits long for who was lost: e0 is lost, with a call that it had begun."""
+    here = house(2, policy="wait", lease=30.0, engine_grace=30.0, **settings)
+    here.hear("c", calls(1))
+    here.heard("c")
+    here.heard("s")
+    here.lose("e0")
+    return here
+
+
+def test_a_cluster_that_waits_asks_the_supervisor_of_a_lost_engine_whether_it_lives() -> None:
+    here = waiting_house()
+    assert here.heard("s") == [Engines((), ((0, uuid("e0"), None, "cut"),))]
+    plain = house(2)
+    plain.lose("e0")
+    assert plain.heard("s") == []
+
+
+def test_an_engine_that_its_supervisor_does_not_name_among_the_living_is_frozen() -> None:
+    """It is given up at once: whoever can tell is not cut off, so it isn't either."""
+    here = waiting_house()
+    here.heard("s")
+    here.hear("s", Alive((uuid("e1"),)))
+    lost, engines = here.heard("c")
+    assert isinstance(lost, Lost)
+    assert lost.started == (1,)
+    assert "its process is stopped" in lost.reason
+    assert isinstance(engines, Engines)
+    assert here.heard("s") == [Stop(uuid("e0"), lost.reason, True)]
+    assert list(here.machine.registry.engines) == [1]
+
+
+def test_an_engine_that_its_supervisor_names_has_all_its_time_to_come_back() -> None:
+    here = waiting_house()
+    here.wait(25.0)
+    here.hear("s", Alive((uuid("e0"), uuid("e1"))))
+    here.wait(29.0)
+    assert here.heard("c") == []
+    here.wait(1.0)
+    assert isinstance(here.heard("c")[0], Lost)
+
+
+def test_an_engine_that_is_cut_off_with_its_supervisor_has_all_its_time_to_come_back() -> None:
+    """Nobody answers for it; nor does another supervisor's word count."""
+    here = waiting_house()
+    here.lose("s")
+    here.join("supervisor", "another")
+    here.hear("another", Alive(()))
+    here.wait(29.0)
+    assert here.heard("c") == []
+    here.join("supervisor", "s")
+    here.hear("s", Alive((uuid("e0"),)))
+    here.wait(29.0)
+    assert here.heard("c") == []
+
+
+def test_what_a_supervisor_leaves_out_harms_no_engine_that_is_connected_or_not_yet_back() -> None:
+    here = waiting_house()
+    here.hear("s", Alive((uuid("e0"),)))
+    assert list(here.machine.registry.engines) == [0, 1]
+    later = House({uuid("e0"): 0}, policy="wait", lease=30.0, engine_grace=30.0)
+    later.join("supervisor", "s")
+    later.hear("s", Alive(()))
+    assert list(later.machine.registry.engines) == [0]
+
+
 def test_an_engine_that_does_not_come_back_in_time_is_dead() -> None:
     here = house(2, clients=("c", "d"), window_calls=2)
     here.hear("c", calls(1, 2, 3, 4))

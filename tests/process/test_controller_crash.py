@@ -86,6 +86,27 @@ def rc(own_folders: Path) -> Iterator[Client]:
             yield client
 
 
+def test_a_frozen_engine_is_given_up_long_before_the_lease_is_over(own_folders: Path) -> None:
+    """The lease is for who was cut off. One that is frozen for less than a heartbeat's time just goes on."""
+    with Cluster(n=2, resilient=True) as rc:
+        pid = rc[0].apply_sync(os.getpid)
+        result = rc[0].apply_async(time.sleep, 1.0)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.5)  # How long it is frozen is what is tested.
+        os.kill(pid, signal.SIGCONT)
+        assert result.get(DEADLINE) is None
+        result = rc[0].apply_async(time.sleep, 100)
+        other = rc[1].apply_async(time.sleep, 1.0)
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(EngineError, match=r"engine 0 was lost \(its process is stopped"):
+            result.get(DEADLINE)
+        assert time.monotonic() - began < 15.0  # 2.6 s on an idle machine; the lease is 30.
+        assert other.get(DEADLINE) is None
+        assert rc.ids == [1]
+        until(lambda: not psutil.pid_exists(pid), "its end: it must not wake up and go on")
+
+
 def test_every_call_ends_once_under_load_over_two_crashes(rc: Client, tmp_path: Path) -> None:
     """Large arrays, small calls, balanced ones, a stream, busy functions; ids and namespaces stay."""
     assert rc.cluster is not None

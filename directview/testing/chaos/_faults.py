@@ -85,7 +85,7 @@ class Faults:
         remote: bool = False,
     ) -> None:
         resilient = self._life.episode.resilient
-        waited_for = resilient and fault.kind != "kill engine"
+        waited_for = resilient and fault.kind not in ("kill engine", "freeze engine")
         happening = Happening(
             kind=fault.kind,
             began=began,
