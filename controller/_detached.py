@@ -9,16 +9,20 @@ A call that can't be answered any more, because its engine has died, is kept as 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
-from directview.wire.messages import CHUNK_BYTES, CallItem, ResultItem
+from directview.wire.messages import ABORTED, CHUNK_BYTES, FAILED, OK, CallItem, ResultItem
 
-__all__ = ["LOST", "STANDARD", "Box", "Key", "Kept", "Limits", "chunked_bytes", "key_of", "msg_id_of"]
+__all__ = [
+    "LOST", "STANDARD", "Box", "Key", "Kept", "Limits", "chunked_bytes", "kept_of_row", "key_of", "msg_id_of",
+    "pack_known",
+]  # fmt: skip
 
 Key = tuple[bytes, int, int]
 """client, seq, engine id."""
@@ -104,6 +108,49 @@ def key_of(msg_id: object) -> Key | None:
 def msg_id_of(key: Key) -> str:
     """The name of a call."""
     return f"{key[0].hex()}_{key[1]}_{key[2]}"
+
+
+def pack_known(kept: Kept) -> bytes:
+    """What is known of a call that has ended, beside its time and its data, for a row of the store."""
+    return cast(
+        bytes,
+        msgpack.packb((kept.status, kept.started, kept.completed, kept.uuid, kept.sizes, kept.told)),
+    )
+
+
+def kept_of_row(name: object, at: object, known: object, data: object) -> tuple[Key, Kept] | None:
+    """A row of the store as `pack_known` and `msg_id_of` made it; None for one that is damaged.
+
+    Who fetches a result goes by what is said here of its size, and would ask for ever for what isn't there.
+    """
+    key = key_of(name) if type(name) is str else None
+    if key is None or len(key[0]) != 16 or not 0 <= key[1] < 1 << 63 or not 0 <= key[2] < 1 << 31:
+        return None
+    if type(known) is not bytes or type(data) is not bytes or not _is_time(at):
+        return None
+    try:
+        status, started, completed, uuid, sizes, told = msgpack.unpackb(known)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return None
+    if type(status) is not int or status not in (LOST, OK, FAILED, ABORTED):
+        return None
+    if not (_is_time(started) and _is_time(completed) and type(uuid) is bytes and type(sizes) is list):
+        return None
+    if any([type(size) is not int or size < 0 for size in sizes]) or sum(sizes) != len(data):
+        return None
+    if status != LOST and len(sizes) < 2:
+        return None
+    if type(told) is not dict or any([not _is_plain(*item) for item in told.items()]):
+        return None
+    return key, Kept(cast(float, at), status, started, completed, uuid, tuple(sizes), data, told)
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast(float, value))
+
+
+def _is_plain(name: object, value: object) -> bool:
+    return type(name) is str and (value is None or type(value) in (bool, int, str))
 
 
 class Box:

@@ -15,9 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import msgpack
-
-from directview.controller._detached import Kept, Key, key_of, msg_id_of
+from directview.controller._detached import Kept, Key, kept_of_row, msg_id_of, pack_known
 from directview.controller._effects import Keep, Lookup, Record
 from directview.controller._history import Row, pages
 from directview.controller._query import FIELDS
@@ -28,6 +26,11 @@ log: Final = logging.getLogger("directview.controller")
 
 _MOST: Final = 1_000_000
 """Records that are kept; then the oldest are dropped."""
+_APPLICATION: Final = int.from_bytes(b"dirv", "big")
+"""In the file's head, by which it is known as ours."""
+_VERSION: Final = 1
+"""Of the tables' layout."""
+_TABLES: Final = frozenset({"calls", "results"})
 _NUMBERS: Final = ("submitted", "started", "completed", "received")
 _TABLE: Final = f"""
 CREATE TABLE IF NOT EXISTS calls (
@@ -77,6 +80,7 @@ class Store:
 
     def _prepare(self, resumes: bool) -> int:
         database = self._database
+        self._check_ours()
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.executescript(_TABLE)
@@ -85,6 +89,22 @@ class Store:
             database.commit()
         ((last,),) = database.execute("SELECT max(number) FROM calls")
         return last or 0
+
+    def _check_ours(self) -> None:
+        """Nothing is written into a database that isn't ours, or that a later version has made."""
+        ((ours,),) = self._database.execute("PRAGMA application_id")
+        ((version,),) = self._database.execute("PRAGMA user_version")
+        found = self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in found}
+        if ours not in (0, _APPLICATION) or (ours == 0 and tables - _TABLES):
+            raise sqlite3.DatabaseError("it is another program's database: name a file of its own")
+        if version > _VERSION:
+            raise sqlite3.DatabaseError(
+                f"a later version of directview has written it (layout {version}; {_VERSION} is known "
+                "here): name another file, or install that version"
+            )
+        self._database.execute(f"PRAGMA application_id = {_APPLICATION}")
+        self._database.execute(f"PRAGMA user_version = {_VERSION}")
 
     # --- what is done, in the thread ----------------------------------------------------------------------
 
@@ -112,24 +132,30 @@ class Store:
                     if kept is None:
                         self._database.execute("DELETE FROM results WHERE msg_id = ?", (name,))
                         continue
-                    known = msgpack.packb(
-                        (kept.status, kept.started, kept.completed, kept.uuid, kept.sizes, kept.told)
-                    )
                     self._database.execute(
                         "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)",
-                        (name, kept.at, known, kept.data),
+                        (name, kept.at, pack_known(kept), kept.data),
                     )
         except sqlite3.Error:
             self._complain()
 
     def kept(self) -> Iterator[tuple[Key, Kept]]:
-        """Results of detached calls that an earlier controller has kept, oldest first."""
-        found = self._database.execute("SELECT msg_id, at, known, data FROM results ORDER BY at")
-        for name, at, known, data in found:
-            key = key_of(name)
-            if key is not None:
-                status, started, completed, uuid, sizes, told = msgpack.unpackb(known)
-                yield key, Kept(at, status, started, completed, uuid, tuple(sizes), data, told)
+        """Results of detached calls that an earlier controller has kept, oldest first.
+
+        Rows that are damaged are left out, and what is behind a damaged place of the file: that is logged.
+        """
+        damaged = 0
+        try:
+            for row in self._database.execute("SELECT msg_id, at, known, data FROM results ORDER BY at"):
+                found = kept_of_row(*row)
+                if found is None:
+                    damaged += 1
+                else:
+                    yield found
+        except sqlite3.Error as error:
+            log.error("not all results of detached calls can be read from %s: %s", self._path, error)
+        if damaged:
+            log.error("%d damaged results of detached calls in %s are left out", damaged, self._path)
 
     def _complain(self) -> None:
         if not self._failed:
@@ -165,7 +191,7 @@ class Store:
         loop = asyncio.get_running_loop()
         try:
             return True, await loop.run_in_executor(self._thread, self._find, lookup)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             return False, f"the history of calls in {self._path} can't be read: {error}"
 
     def close(self) -> None:

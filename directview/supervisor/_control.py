@@ -6,9 +6,21 @@ import asyncio
 import json
 import logging
 import os
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
+from directview.supervisor._requests import (
+    Detach,
+    Request,
+    RestartEngines,
+    SignalEngines,
+    StartEngines,
+    Status,
+    Stop,
+    StopEngines,
+    parse,
+)
 from directview.supervisor._state import EndEngine, SignalEngine, StopAll
 from directview.supervisor.control import MAX_LINE
 
@@ -18,6 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["ControlServer"]
 
 _log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 10.0
+"""Seconds for the line of a request."""
+_COMPLAIN: Final = 1.0
+"""Seconds between two lines in the log about what was no request."""
 
 
 class ControlServer:
@@ -33,6 +50,8 @@ class ControlServer:
         self._supervisor = supervisor
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
+        self._complained = -_COMPLAIN
+        self._unsaid = 0
 
     async def start(self) -> None:
         """Listen."""
@@ -57,65 +76,82 @@ class ControlServer:
         assert task is not None
         self._serving.add(task)
         try:
-            line = await reader.readline()
+            async with asyncio.timeout(_PATIENCE):
+                line = await reader.readline()
             if not line:
                 return
             try:
-                ok, value = await self._answer(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                ok, value = False, f"the supervisor can't read this request: {error!r}"
+                asked = parse(line)
+            except ValueError as error:
+                ok, value = False, f"the supervisor can't read this request: {error}"
+                self._complain(str(error))
+            else:
+                ok, value = await self._answer(asked)
             writer.write(json.dumps({"ok": ok, "value": value}).encode() + b"\n")
             await writer.drain()
-        except (OSError, ValueError, asyncio.CancelledError):
-            pass  # Whoever asked has gone, or sent an endless line, or we end: the connection closes.
+        except ValueError:
+            self._complain(f"a line of more than {MAX_LINE} bytes")
+        except TimeoutError:
+            self._complain(f"no whole line within {_PATIENCE:g} s")
+        except (OSError, asyncio.CancelledError):
+            pass  # Whoever asked has gone, or we end: the connection closes.
         finally:
             self._serving.discard(task)
             writer.close()
 
-    async def _answer(self, request: dict[str, Any]) -> tuple[bool, Any]:
+    def _complain(self, what: str) -> None:
+        """Something else than a request came. However often it does, it doesn't fill the log."""
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAIN:
+            more = f", and {self._unsaid} others before" if self._unsaid else ""
+            _log.warning("refused what came on the control socket: %.300s%s", what, more)
+            self._complained, self._unsaid = now, 0
+        else:
+            self._unsaid += 1
+
+    async def _answer(self, request: Request) -> tuple[bool, Any]:
         supervisor = self._supervisor
         match request:
-            case {"do": "status"}:
+            case Status():
                 return True, supervisor.status()
-            case {"do": "stop"}:
-                supervisor.feed(StopAll(str(request.get("reason", "it was asked to stop"))))
+            case Stop(reason):
+                supervisor.feed(StopAll(reason))
                 return True, None
-            case {"do": "detach"}:
+            case Detach():
                 supervisor.detach()
                 return True, None
-            case {"do": "start", "n": int(n)} if n > 0:
+            case StartEngines(n):
                 ticket: asyncio.Future[tuple[bool, Any]] = asyncio.get_running_loop().create_future()
                 supervisor.start_engines(n, ticket)
                 return await ticket
-            case {"do": "restart-engines", "engines": list(engines)}:
+            case RestartEngines(engines):
                 ticket = asyncio.get_running_loop().create_future()
-                supervisor.restart_engines([(bytes.fromhex(old), int(id)) for old, id in engines], ticket)
+                supervisor.restart_engines(engines, ticket)
                 return await ticket
-            case {"do": "stop-engines"}:
-                uuids, unknown = self._chosen(request)
+            case StopEngines(named):
+                uuids, unknown = self._chosen(named)
                 if unknown:
                     return False, unknown
-                if request.get("uuids") is None:
+                if named is None:
                     supervisor.machine.cancel_restarts()
                 for uuid in uuids:
                     supervisor.feed(EndEngine(uuid, "it was stopped"))
                 await supervisor.wait_ended(uuids)
                 return True, None
-            case {"do": "signal", "signum": int(signum)} if 0 < signum < 65:
-                uuids, unknown = self._chosen(request)
+            case SignalEngines(signum, named):
+                uuids, unknown = self._chosen(named)
                 if unknown:
                     return False, unknown
                 for uuid in uuids:
                     supervisor.feed(SignalEngine(uuid, signum))
                 return True, None
             case _:
-                return False, f"the supervisor knows no request like {request!r:.200}"
+                assert_never(request)
 
-    def _chosen(self, request: dict[str, Any]) -> tuple[list[bytes], str]:
+    def _chosen(self, named: tuple[bytes, ...] | None) -> tuple[list[bytes], str]:
         """The engines that a request names (all, if it names none), and what to say if one isn't here."""
         engines = self._supervisor.machine.engines
-        if request.get("uuids") is None:
+        if named is None:
             return list(engines), ""
-        uuids = [bytes.fromhex(uuid) for uuid in request["uuids"]]
-        unknown = [uuid.hex() for uuid in uuids if uuid not in engines]
-        return uuids, f"no engine {', '.join(unknown)} here" if unknown else ""
+        unknown = [uuid.hex() for uuid in named if uuid not in engines]
+        return list(named), f"no engine {', '.join(unknown)} here" if unknown else ""

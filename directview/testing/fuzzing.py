@@ -20,15 +20,18 @@ import msgpack
 from directview._client_calls import Call
 from directview._client_state import ClientState
 from directview.connection import ConnectionInfo
+from directview.controller._detached import LOST, STANDARD, Box, Kept, kept_of_row, msg_id_of, pack_known
 from directview.controller._state import Controller, Settings
 from directview.engine._state import EngineState
 from directview.errors import DirectViewError
+from directview.supervisor._requests import Stop, parse
 from directview.testing.invariants import check_client, check_controller, check_engine
 from directview.testing.simulation import SMALL_STEPS, SimulatedCluster, Work
 from directview.wire.exceptions import rebuild
 from directview.wire.messages import (
     OK,
     PROTOCOL_VERSION,
+    Answer,
     EngineInfo,
     Hello,
     Message,
@@ -138,6 +141,42 @@ def failure(data: bytes) -> None:
         str(rebuild(summary, None))
 
 
+def stored_result(data: bytes) -> None:
+    """A row of the store for results of detached calls: as it was written, or left out."""
+    try:
+        row = msgpack.unpackb(data, use_list=False)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return
+    if type(row) is not tuple or len(row) != 4:
+        return
+    found = kept_of_row(*row)
+    if found is None:
+        return
+    key, kept = found
+    box = Box(STANDARD, [found])
+    fetched = 0
+    while fetched < sum(kept.sizes):  # As who fetches it does.
+        piece = box.answer(kept, fetched)["data"]
+        if not piece:
+            raise AssertionError(f"{len(kept.data)} bytes are there of {sum(kept.sizes)}")
+        fetched += len(piece)
+    encode(Answer(1, True, box.answer(kept, 0)))
+    if kept_of_row(msg_id_of(key), kept.at, pack_known(kept), kept.data) != found:
+        raise AssertionError(f"{found} isn't what it writes")
+
+
+def request(data: bytes) -> None:
+    """A line on a supervisor's control socket: a request, or refused with a reason."""
+    try:
+        asked = parse(data)
+    except ValueError as error:
+        if not str(error):
+            raise AssertionError("refused without a reason") from error
+        return
+    if isinstance(asked, Stop):
+        asked.reason.encode()  # It is sent on, and written into a file.
+
+
 # --- machines ---------------------------------------------------------------------------------------------
 
 
@@ -221,7 +260,17 @@ def client(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     function.__name__: function
-    for function in (header, parcel, connection_file, failure, controller, engine, client)
+    for function in (
+        header,
+        parcel,
+        connection_file,
+        failure,
+        stored_result,
+        request,
+        controller,
+        engine,
+        client,
+    )
 }
 """All targets by name."""
 
@@ -278,6 +327,35 @@ def seeds(name: str) -> list[bytes]:
     if name == "failure":
         failure = {"ename": "ValueError", "evalue": "x", "traceback": "t", "engine_info": {}}
         return [cast(bytes, msgpack.packb(failure))]
+    if name == "stored_result":
+        kept = [
+            Kept(1.0, OK, 1.0, 2.0, _ENGINES[0], (4, 3, 0), b"bodyone", {}),
+            Kept(
+                2.0,
+                LOST,
+                0.0,
+                0.0,
+                _ENGINES[1],
+                (),
+                b"",
+                {"exit_code": -9, "reason": "killed", "started": True},
+            ),
+            Kept(3.0, LOST, 0.0, 0.0, b"", (), b"", {"dropped": "it was too old"}),
+        ]
+        rows = [(msg_id_of((_ME, n, 0)), one.at, pack_known(one), one.data) for n, one in enumerate(kept)]
+        return [cast(bytes, msgpack.packb(row)) for row in rows]
+    if name == "request":
+        uuids = [uuid.hex() for uuid in _ENGINES]
+        asked = [
+            {"do": "status"},
+            {"do": "stop", "reason": "enough"},
+            {"do": "detach"},
+            {"do": "start", "n": 2},
+            {"do": "restart-engines", "engines": [[uuid, 0] for uuid in uuids]},
+            {"do": "stop-engines", "uuids": uuids},
+            {"do": "signal", "signum": 15, "uuids": None},
+        ]
+        return [json.dumps(each).encode() + b"\n" for each in asked]
     whose = {"controller": b"", "engine": _ENGINES[0], "client": _ME}[name]
     parts = heard[whose]
     return [joined(parts[start : start + 6]) for start in range(0, len(parts), 3)] + [joined(parts)]
