@@ -186,7 +186,12 @@ def test_a_deaf_controller_does_not_outlive_its_supervisor(tmp_path: Path) -> No
         f.engines()
         everybody = f.everybody()
         f.supervisor.kill()
-        until(lambda: all(gone(pid) for pid in everybody), "everybody gone")
+        try:
+            until(lambda: all(gone(pid) for pid in everybody), "everybody gone")
+        finally:
+            for pid in everybody:
+                if not gone(pid):
+                    os.kill(pid, signal.SIGKILL)
         assert not (tmp_path / "client.json").exists()
 
 
