@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,13 +56,19 @@ class SupervisorProcess:
             theirs.close()
 
     def _start(self, options: SupervisorOptions, lifeline: socket.socket) -> subprocess.Popen[bytes]:
-        read_end, write_end = os.pipe()
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
         try:
-            with os.fdopen(os.open(self.log, flags, 0o600), "wb") as log:
-                process = subprocess.Popen(
-                    command("--spec-fd", str(read_end)),
-                    pass_fds=(read_end, lifeline.fileno()),
+            with (
+                os.fdopen(os.open(self.log, flags, 0o600), "wb") as log,
+                tempfile.TemporaryFile("w+", dir=options.folder, encoding="utf-8") as spec,
+            ):
+                # Whole before the process is there: if we are killed then, it still knows what to clean.
+                spec.write(options.to_json())
+                spec.flush()
+                spec.seek(0)
+                return subprocess.Popen(
+                    command("--spec-fd", str(spec.fileno())),
+                    pass_fds=(spec.fileno(), lifeline.fileno()),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -69,20 +76,8 @@ class SupervisorProcess:
                     # Away from the terminal: Ctrl-C is for the program, which ends its cluster in order.
                     start_new_session=True,
                 )
-        except BaseException as error:
-            os.close(write_end)
-            if isinstance(error, OSError):
-                raise LaunchError(f"can't start {sys.executable}: {error.strerror}") from error
-            raise
-        finally:
-            os.close(read_end)
-        try:
-            # After the start: a long one would fill the pipe before anybody reads it.
-            with os.fdopen(write_end, "w", encoding="utf-8") as pipe:
-                pipe.write(options.to_json())
-        except BrokenPipeError:
-            pass  # It ended at once; its log says why, and whoever waits for its events reads that.
-        return process
+        except OSError as error:
+            raise LaunchError(f"can't start {sys.executable}: {error.strerror}") from error
 
     @property
     def pid(self) -> int:

@@ -122,8 +122,9 @@ def live_and_die(phase: str, roles: tuple[str, ...]) -> None:
                 program.wait(DEADLINE)
         finally:
             program.kill()
-    if phase == "starting" and {"launcher", "supervisor"} <= set(roles):
-        # Nobody may have been there yet to take the folder away: the next start does.
+    if phase == "starting" and "launcher" in roles:
+        # Between making the folder and having started a process, nobody is there to take it away: the next
+        # start does.
         until(swept, "the end")
 
 
