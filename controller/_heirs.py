@@ -41,6 +41,8 @@ __all__ = ["Heirs"]
 
 _NOT_SENT: Final = "its client ended before all of its arguments had been sent"
 _MOST_GONE: Final = 65_536
+_SETTLING: Final = 0.5
+"""Seconds until the next look for a call that may turn up."""
 _MOST_WAITING: Final = 10_000
 """Questions about calls that go on."""
 
@@ -59,6 +61,9 @@ class Heirs:
         self._waiting: dict[Key, list[tuple[bytes, int]]] = {}
         """Who is to be told when a call has ended: client and number of its query."""
         self._count = 0
+        self.only_read_of = set(controller.registry.clients)
+        """Clients that an earlier controller knew and that have not come to this one. Engines say which of their
+        calls are detached, when such a client is given up."""
         self._gone: OrderedDict[bytes, None] = OrderedDict()
         """Clients whose end this controller has seen: it knows which of their calls are detached."""
         self._aside: dict[bytes, list[Entry]] = {}
@@ -74,7 +79,8 @@ class Heirs:
 
     def take_over(self, client: bytes, engine: Engine, now: float) -> set[int]:
         """A client is gone: the seqs of its calls that go on with this engine."""
-        self._gone[client] = None
+        if client not in self.only_read_of:
+            self._gone[client] = None
         if len(self._gone) > _MOST_GONE:
             self._gone.popitem(last=False)
         for entry in engine.queue.line_of(client):
@@ -218,8 +224,13 @@ class Heirs:
         key = key_of(params.get("msg_id"))
         return key if key is not None and self.box.goes_on(key) else None
 
-    def fetch(self, client: Client, query: Query, now: float) -> None:
-        """Answer with (a piece of) a result; of a call that goes on, when it has ended."""
+    def fetch(self, client: Client, query: Query, now: float, *, settled: bool = False) -> None:
+        """Answer with (a piece of) a result; of a call that goes on, when it has ended.
+
+        A controller that has taken over hears only from engines which calls are detached, and from those of a
+        client that was lost with its predecessor not before that one's lease is over: until then what isn't
+        known may still turn up. `settled`: it would have.
+        """
         key = key_of(query.params.get("msg_id"))
         offset = query.params.get("offset", 0)
         kept = None if key is None else self.box.get(key, self._when(now))
@@ -232,7 +243,31 @@ class Heirs:
                 self._count += 1
                 return
             value = {"state": "goes on"}
+        elif key is not None and query.params.get("wait") and not settled and self._may_wait():
+            self._fetch_later(client.uuid, query, not self._may_turn_up(key), now)
+            return
         self._controller.send(client.route, Answer(query.number, True, value))
+
+    def _may_wait(self) -> bool:
+        return self._controller.settings.incarnation > 1 and self._count < _MOST_WAITING
+
+    def _may_turn_up(self, key: Key) -> bool:
+        """Whether somebody who would know of the call hasn't been heard yet."""
+        registry = self._controller.registry
+        engine, client = registry.engines.get(key[2]), registry.clients.get(key[0])
+        if engine is not None and not engine.ready:
+            return True
+        return client is not None and client.uuid in self.only_read_of
+
+    def _fetch_later(self, uuid: bytes, query: Query, settled: bool, now: float) -> None:
+        def again(now: float) -> None:
+            self._count -= 1
+            client = self._controller.registry.clients.get(uuid)
+            if client is not None:
+                self.fetch(client, query, now, settled=settled)
+
+        self._count += 1
+        self._controller.at(now + _SETTLING, again)
 
     def purge(self, params: dict[str, Any]) -> None:
         """The records of these calls are forgotten, and so are their results."""

@@ -346,6 +346,7 @@ class Controller:
 
     def _greet_client(self, route: bytes, hello: Hello, now: float) -> bytes | None:
         client, replaced = self.registry.join_client(hello, route)
+        self.heirs.only_read_of.discard(client.uuid)
         self._known_changed = True
         for id in client.engines:
             engine = self.registry.engines.get(id)

@@ -141,12 +141,14 @@ def test_names_of_calls_there_and_back() -> None:
 class House:
     """A controller with an engine, the client whose calls they are, and another one."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, known: dict[bytes, int] | None = None, **settings: Any) -> None:
         self.now = 0.0
-        self.machine = Controller(Settings("cluster", lease=5.0, engine_grace=1.0, **settings), 0.0)
+        settings = {"lease": 5.0, "engine_grace": 1.0, **settings}
+        self.machine = Controller(Settings("cluster", **settings), 0.0, known)
         self.told: dict[bytes, list[Message]] = {}
         for name, role in ((ENGINE, "engine"), (CLIENT, "client"), (OTHER, "client")):
-            self.join(name, role)
+            if name not in (known or ()):
+                self.join(name, role)
         self.told.clear()
 
     def join(self, name: bytes, role: str, resuming: bool = False) -> None:
@@ -306,3 +308,42 @@ def test_anybody_may_end_a_detached_call() -> None:
     here.heard(OTHER)
     assert [m for m in here.heard(ENGINE) if isinstance(m, Abort)] == [Abort(CLIENT, ((0, (1,)),))]
     assert here.fetch(2)["status"] == 2
+
+
+def taken_over() -> House:
+    """A controller that has taken over from one under which the client and the engine were connected."""
+    return House({CLIENT: -1, ENGINE: 0}, incarnation=2, policy="wait", engine_grace=5.0)
+
+
+def test_after_a_takeover_who_asks_waits_until_the_engine_has_told_what_goes_on() -> None:
+    """Its client was lost with the controller before: it is given up first, and its calls go on then."""
+    here = taken_over()
+    assert here.fetch(1, wait=True) is None
+    here.join(ENGINE, "engine", resuming=True)
+    here.hear(ENGINE, Resume(CLIENT, (ResumeItem(1, 0, ENGINE),), True))
+    here.heard(ENGINE)
+    here.wait(4.9)
+    here.hear(ENGINE, results(1))  # Nobody takes it: it comes again.
+    assert [message for message in here.heard(OTHER) if isinstance(message, Answer)] == []
+    here.wait(0.2)
+    assert here.heard(ENGINE) == [Forget(CLIENT)]
+    here.hear(ENGINE, results(1))
+    assert here.heard(ENGINE)[0] == Ack(CLIENT, 0, ((0, (1,)),))
+    here.wait(0.5)
+    (answer,) = [message for message in here.heard(OTHER) if isinstance(message, Answer)]
+    assert answer.value["data"] == b"x" * 100
+
+
+def test_after_a_takeover_who_asks_for_what_nobody_knows_is_told_so_in_the_end() -> None:
+    here = taken_over()
+    assert here.fetch(7, wait=True) is None
+    here.join(ENGINE, "engine")
+    for _ in range(9):
+        here.wait(0.5)
+    assert [message for message in here.heard(OTHER) if isinstance(message, Answer)] == []
+    for _ in range(4):
+        here.wait(0.5)
+    (answer,) = [message for message in here.heard(OTHER) if isinstance(message, Answer)]
+    assert answer.value == {"state": "unknown"}
+    before = House()
+    assert before.fetch(7, wait=True) == {"state": "unknown"}, "no other controller has been there"

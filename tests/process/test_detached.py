@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -14,7 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import directview.cluster
 from directview import Client, Cluster, EngineError, ResultUnavailable, TaskAborted
+from directview.controller.options import ControllerOptions
+from directview.supervisor.control import SupervisorFile, request
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
@@ -70,10 +75,10 @@ def crowd(own_folders: Path) -> Iterator[Cluster]:
         yield rc.cluster
 
 
-def run(where: str, end: str, program: str = PROGRAM) -> dict[str, list[str]]:
+def run(where: str, end: str, program: str = PROGRAM, *more: str) -> dict[str, list[str]]:
     """A client that makes calls and ends; their msg_ids."""
     said = subprocess.run(
-        [sys.executable, "-c", program, where, end], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", program, where, end, *more], stdout=subprocess.PIPE, text=True, check=False
     )
     lines = said.stdout.splitlines()
     assert lines[-1] == "sent"
@@ -170,6 +175,75 @@ def test_with_a_store_results_outlive_the_controller(own_folders: Path) -> None:
     with Cluster(n=1, store=store) as rc:
         np.testing.assert_array_equal(rc.get_result(calls["large"][0]).get(DEADLINE), np.arange(3_000_000))
         assert rc.get_result(calls["both"]).get(DEADLINE) == ["x", "x"]
+
+
+OVER_A_CRASH = """\
+import os, signal, sys, time
+import numpy as np
+from directview import Client
+
+rc = Client(sys.argv[1])
+
+def slowly(folder, name):
+    import os, time
+    with open(os.path.join(folder, name), "a") as file:
+        file.write("ran\\n")
+    while not os.path.exists(os.path.join(folder, "go on")):
+        time.sleep(0.01)
+    return name
+
+one = rc[0].options(detached=True)
+ended = one.apply_async(abs, -1)
+large = one.apply_async(lambda: np.arange(500_000))
+ended.get(20), large.get(20)
+results = {
+    "ended": ended,
+    "large": large,
+    "running": one.apply_async(slowly, sys.argv[2], "running"),
+    "waiting": one.apply_async(slowly, sys.argv[2], "waiting"),
+    "both": rc[:].options(detached=True).apply_async(slowly, sys.argv[2], "both"),
+    "balanced": rc.load_balanced_view(detached=True).apply_async(abs, -2),
+}
+for name, result in results.items():
+    print(name, *result.msg_ids, flush=True)
+while not os.path.exists(os.path.join(sys.argv[2], "running")):
+    time.sleep(0.01)
+print("sent", flush=True)
+if sys.argv[3] == "close":
+    rc.close()
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["close", pytest.param("kill", marks=pytest.mark.slow)])
+def test_what_is_detached_outlives_client_and_controller(
+    own_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The client goes, then the controller is killed: another client has every result, and each ran once."""
+    short = functools.partial(ControllerOptions, lease=3.0)
+    monkeypatch.setattr(directview.cluster, "ControllerOptions", short)
+    with Cluster(n=2, resilient=True, store=own_folders / f"{end}.sqlite") as rc:
+        assert rc.cluster is not None
+        calls = run(rc.cluster.connection_file, str(tmp_path), OVER_A_CRASH, end)
+        file = SupervisorFile.read(Path(rc.cluster.connection_file).parent)
+        assert file is not None
+        pid = asyncio.run(request(file.control, "status"))["controller"]
+        os.kill(pid, signal.SIGKILL)
+        (tmp_path / "go on").touch()
+        with Client(rc.cluster.connection_file, timeout=DEADLINE) as other:
+            other.wait_for_engines(2, DEADLINE)
+            assert other.get_result(calls["ended"][0]).get(DEADLINE) == 1
+            np.testing.assert_array_equal(
+                other.get_result(calls["large"][0]).get(DEADLINE), np.arange(500_000)
+            )
+            assert other.get_result(calls["running"][0]).get(DEADLINE) == "running"
+            assert other.get_result(calls["waiting"][0]).get(DEADLINE) == "waiting"
+            assert other.get_result(calls["both"]).get(DEADLINE) == ["both", "both"]
+            assert other.get_result(calls["balanced"][0]).get(DEADLINE) == 2
+        assert asyncio.run(request(file.control, "status"))["controller"] not in (0, pid)
+    ran = {name: len((tmp_path / name).read_text().split()) for name in ("running", "waiting", "both")}
+    assert ran == {"running": 1, "waiting": 1, "both": 2}
 
 
 def test_what_makes_no_sense_is_refused(crowd: Cluster) -> None:
