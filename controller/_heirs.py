@@ -62,8 +62,8 @@ class Heirs:
         """Who is to be told when a call has ended: client and number of its query."""
         self._count = 0
         self.only_read_of = set(controller.registry.clients)
-        """Clients that an earlier controller knew and that have not come to this one. Engines say which of their
-        calls are detached, when such a client is given up."""
+        """Clients that an earlier controller knew and that have not come to this one. Which of their calls
+        are detached, engines say when such a client is given up."""
         self._gone: OrderedDict[bytes, None] = OrderedDict()
         """Clients whose end this controller has seen: it knows which of their calls are detached."""
         self._aside: dict[bytes, list[Entry]] = {}
