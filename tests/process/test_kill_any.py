@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -232,24 +233,51 @@ with Cluster(n=1) as rc, Cluster(n=1, profile="same") as named:
 """
 
 
+def for_nobody(program: str) -> list[str]:
+    """The command that runs `program` by this Python so that another user can read what it imports.
+
+    Where a folder on the way is closed to others (``/root``, say), it gets a mount namespace of its own, with
+    nothing in that folder but what is needed. `program` begins as root.
+    """
+    places = {sys.base_prefix, sys.prefix, str(Path(directview.__file__).resolve().parents[1])}
+    needed = sorted({Path(place).resolve() for place in places})
+    closed = {}
+    for place in needed:
+        ways = [way for way in reversed((place, *place.parents)) if not way.stat().st_mode & 0o001]
+        if ways:
+            closed[place] = ways[0]
+    command = [sys.executable, "-c", program]
+    if not closed:
+        return command
+    steps = ["set -e", "kept=$(mktemp -d)", "mount -t tmpfs none $kept"]
+    for number, place in enumerate(closed):
+        steps += [f"mkdir $kept/{number}", f"mount --bind {shlex.quote(str(place))} $kept/{number}"]
+    steps += [
+        f"mount -t tmpfs -o mode=755 none {shlex.quote(str(way))}" for way in sorted(set(closed.values()))
+    ]
+    for number, place in enumerate(closed):
+        where = shlex.quote(str(place))
+        steps += [f"mkdir -p {where}", f"mount --bind $kept/{number} {where}"]
+    steps += ["umount -R $kept", "rmdir $kept", 'exec "$@"']
+    return ["unshare", "--mount", "sh", "-c", "\n".join(steps), "sh", *command]
+
+
+BECOME_NOBODY: Final = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+
+
 def why_not_as_nobody() -> str:
     """Why another user can't start clusters here, or nothing."""
     if os.geteuid() != 0:
         return "only root can become another user"
-    try:
-        subprocess.run(
-            [sys.executable, "-c", "import directview.supervisor.__main__"],
-            user=65_534,
-            group=65_534,
-            extra_groups=[],
-            cwd="/",
-            env={**os.environ, "PYTHONPATH": str(Path(directview.__file__).parents[1])},
-            capture_output=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "another user can't read this Python"
-    return ""
+    tried = subprocess.run(
+        for_nobody(BECOME_NOBODY + "import directview.supervisor.__main__"),
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(directview.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"another user can't read this Python: {tried.stderr[-300:]}" if tried.returncode else ""
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -268,7 +296,7 @@ def test_clusters_of_two_users_live_side_by_side(own_folders: Path) -> None:
     )
     with Cluster(n=1) as rc, Cluster(n=1, profile="same") as named:
         with subprocess.Popen(
-            [sys.executable, "-c", AS_NOBODY],
+            for_nobody(AS_NOBODY),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

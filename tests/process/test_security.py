@@ -330,6 +330,8 @@ def test_another_user_gets_at_nothing(rc: Client, own_folders: Path) -> None:
     base.chmod(0o755)  # So that nothing but our own folders keeps that user out.
     for name in ("run", "state"):
         (base / name).chmod(0o755)
+    kept = rc.share(np.ones(5_000_000))
+    assert rc[:].apply_async(np.sum, kept).get(DEADLINE) == [5_000_000] * 2
     shared = rc[:].push_async({"large": np.ones(50_000_000, dtype=np.uint8)})
     paths = [str(path) for path in base.rglob("*") if not path.is_dir()]
     assert any([path.endswith(".sock") for path in paths])
