@@ -157,6 +157,10 @@ def test_ten_thousand_connections_that_never_speak(rc: Client) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert most < before[0] + 1100
+    log = (Path(rc.cluster.connection_file).parent / "controller.log").read_text().splitlines()
+    refused = [line for line in log if "refused a connection: 127.0.0.1 " in line]
+    assert 1 <= len(refused) <= 10  # Each reason once in a minute.
+    assert len([line for line in log if "connection" in line]) < 100
     assert size(process.pid) < before[1] + 100
     deadline = time.monotonic() + DEADLINE
     while process.num_fds() > before[0] + 10:
