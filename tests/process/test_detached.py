@@ -125,6 +125,10 @@ def test_an_engine_that_dies_is_the_answer(crowd: Cluster) -> None:
         with Client(crowd.connection_file) as other:
             name = other[id].options(detached=True).apply_async(time.sleep, 60).msg_ids[0]
             other[id].options(detached=True).apply_async(abs, -1)
+        end = time.monotonic() + DEADLINE
+        while not rc.db_query({"msg_id": name}):  # What the other has sent may still be on its way.
+            assert time.monotonic() < end
+            time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(EngineError, match=f"engine {id} was killed by SIGKILL") as caught:
             rc.get_result(name).get(DEADLINE)
