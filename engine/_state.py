@@ -244,13 +244,17 @@ class EngineState:
             if id == self.id:
                 for seq in seqs:
                     self._acknowledged(client, seq)
-        self._answered(client)
+        self._answered(message.client, client)
         self._advance(client, message.watermark)
         self._catch_up(message.client, client)
 
-    def _answered(self, client: ClientCalls) -> None:
-        """The client has asked about all that it waits for: what it did not ask about, it has."""
+    def _answered(self, uuid: bytes, client: ClientCalls) -> None:
+        """The client has asked about all that it waits for: what it did not ask about, it has, or gave up.
+
+        Of those the controller may still believe that they run here.
+        """
         if client.doubtful:
+            self._say_absent(uuid, sorted(client.doubtful))
             for seq in client.doubtful:
                 self._acknowledged(client, seq)
             client.doubtful.clear()
