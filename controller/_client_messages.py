@@ -69,9 +69,7 @@ def _submit(
 ) -> None:
     _own(message.client, client)
     if message.watermark > client.watermark:
-        client.watermark = message.watermark
-        if client.paused:
-            _tell_watermark(controller, client)
+        _raise_watermark(controller, client, message.watermark)
     engines, dirty = controller.registry.engines, controller.dirty
     settings = controller.settings
     refused: dict[int, list[int]] = {}
@@ -104,8 +102,9 @@ def _submit(
         controller.send_lost(client, id, "there is no such engine", (), seqs, now)
 
 
-def _tell_watermark(controller: Controller, client: Client) -> None:
-    """To engines that it would not reach with the calls, which wait here."""
+def _raise_watermark(controller: Controller, client: Client, watermark: int) -> None:
+    """Note it, and tell engines that it would not reach with the calls, which wait here."""
+    client.watermark = watermark
     for id in list(client.paused):
         engine = controller.registry.engines.get(id)
         if engine is None or not engine.queue.is_paused(client.uuid):
@@ -166,7 +165,8 @@ def _ack(
     controller: Controller, client: Client, message: Ack, header: bytes, frames: Sequence[Any], now: float
 ) -> None:
     _own(message.client, client)
-    client.watermark = max(client.watermark, message.watermark)
+    if message.watermark > client.watermark:
+        _raise_watermark(controller, client, message.watermark)
     if len(message.seqs) == 1:
         _forward(controller, (message.seqs[0][0],), header)
         return
