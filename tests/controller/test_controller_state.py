@@ -297,7 +297,9 @@ def test_what_an_engine_begins_no_calls_of_takes_no_place_from_others() -> None:
     assert seqs(here.heard("e0")) == [1, 2]
     here.hear("c", calls(4, watermark=3))
     assert here.heard("e0") == [Submit(uuid("c"), 3, ())]
-    here.hear("c", calls(5, watermark=3))
+    here.hear("c", Ack(uuid("c"), 4, ((7, ()),)))  # For another engine; the batches that follow say no more.
+    assert here.heard("e0") == [Submit(uuid("c"), 4, ())]
+    here.hear("c", calls(5, watermark=4))
     assert here.heard("e0") == []
     here.hear("e0", results(1, 2, client="d"))
     here.hear("e0", results(3, client="d"))
