@@ -32,6 +32,7 @@ from directview.wire.messages import (
     OK,
     PROTOCOL_VERSION,
     Answer,
+    Credit,
     EngineInfo,
     Hello,
     Message,
@@ -237,6 +238,7 @@ def client(data: bytes) -> None:
     state = ClientState(_ME, SMALL_STEPS)
     infos = tuple([EngineInfo(id, uuid, 1, "host", "3.11", b"") for id, uuid in enumerate(_ENGINES)])
     state.welcome(Welcome(PROTOCOL_VERSION, 1, -1, "stop", 1.0, 8, 4096, infos))
+    within_credit = True
     for who, message, frames in _messages(data):
         if who % 3 == 0:
             payload = [memoryview(bytes(2000))] if who % 2 else []
@@ -248,12 +250,13 @@ def client(data: bytes) -> None:
         elif who >= 240:
             state.abort([(seq, 0) for seq in list(state.calls)])
         elif not isinstance(message, Welcome):
+            within_credit = within_credit and not isinstance(message, Credit)
             try:
                 state.receive(message, frames, 0.0)
             except ProtocolError:
                 pass
         list(state.flush())
-        check_client(state)
+        check_client(state, within_credit=within_credit)
         for _ in state.events():
             pass
 
