@@ -9,14 +9,15 @@ shared; a pickle with anything else in it has no mould and is unpickled each tim
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import CellType, FunctionType
 from typing import Any, Final, NamedTuple
 
 from directview.engine._overlay import Layouts, Overlay
 from directview.wire.by_value import PLAIN_BUILTINS, builtins_of, goes_by_reference, is_immutable
 
-__all__ = ["Mould", "make_function"]
+__all__ = ["MapMould", "Mould", "make_function"]
 
 
 class _Made(NamedTuple):
@@ -187,6 +188,26 @@ class Mould:
             found.update(names)
             overlay = Overlay(names, found, overlay.withheld, stays=overlay.stays)
         return functions[self._returned], overlay
+
+
+class MapMould:
+    """Casts what a map sends: its function, to be called with the items of a chunk.
+
+    Args:
+        mapper: calls the function with each item.
+        mould: of the function.
+    """
+
+    __slots__ = ("_mapper", "_mould")
+
+    def __init__(self, mapper: Callable[..., Any], mould: Mould) -> None:
+        self._mapper = mapper
+        self._mould = mould
+
+    def cast(self) -> tuple[partial[Any], Overlay]:
+        """As if just unpickled, and its overlay."""
+        function, overlay = self._mould.cast()
+        return partial(self._mapper, function), overlay
 
 
 _FIELDS: Final = ("__name__", "__qualname__", "__module__", "__doc__")

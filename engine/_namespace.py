@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import functools
 import io
 import pickle
 import sys
@@ -41,8 +42,9 @@ from opcode import opmap
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
-from directview.engine._mould import Mould, make_function
+from directview.engine._mould import MapMould, Mould, make_function
 from directview.engine._overlay import PLAIN, Guest, Layouts, Overlay
+from directview.operations import map_chunk, map_chunk_return_exceptions
 from directview.wire import by_value, objects
 from directview.wire.by_value import PLAIN_BUILTINS, State, builtins_of, fill_fields, names_beside_builtins
 from directview.wire.objects import Packed
@@ -56,6 +58,7 @@ _MARKED_BYTES: Final = 64 << 10
 """In a longer pickle the mark is not looked for: the search would take longer than a slower unpickler."""
 _MOULDS: Final = 512
 _WITHHELD: Final = 1024
+_MAPPERS: Final = (map_chunk, map_chunk_return_exceptions)
 _STORES_GLOBAL: Final = (opmap["STORE_GLOBAL"], opmap["DELETE_GLOBAL"])
 
 
@@ -68,7 +71,7 @@ class Namespace:
         """The namespace itself."""
         self.names["__builtins__"] = builtins
         self._layouts = Layouts()
-        self._moulds: dict[bytes, Mould | None] = {}
+        self._moulds: dict[bytes, Mould | MapMould | None] = {}
         self._withheld: dict[str, int] = {}
         self._base: Overlay = PLAIN
         """What came with the functions that stay in the namespace."""
@@ -126,7 +129,9 @@ class Namespace:
         guests = arrival.writing_guests()
         if not arrival.functions and not guests:
             return obj, PLAIN
-        is_function = type(obj) is FunctionType
+        mapped = _mapped(obj)
+        function = obj if mapped is None else mapped.args[0]
+        is_function = type(function) is FunctionType
         # Arguments may be put anywhere by what is called with them; so may what `require` takes along.
         stays = not is_function or any([bool(_stored_globals(made.__code__)) for made in arrival.functions])
         overlay = arrival.overlay(stays=stays, guests=guests)
@@ -142,7 +147,8 @@ class Namespace:
         ):
             while len(self._moulds) >= _MOULDS:
                 del self._moulds[next(iter(self._moulds))]
-            self._moulds[data] = Mould.of(obj, arrival.functions, overlay, self._layouts, self.names)
+            mould = Mould.of(function, arrival.functions, overlay, self._layouts, self.names)
+            self._moulds[data] = mould if mould is None or mapped is None else MapMould(mapped.func, mould)
         return obj, overlay
 
     def merge(self, first: Overlay, second: Overlay) -> Overlay:
@@ -334,6 +340,13 @@ class _Unpickler(pickle.Unpickler):
             if name == "make_guest_function":
                 return self.arrival.make_guest
         return super().find_class(module, name)
+
+
+def _mapped(obj: Any) -> functools.partial[Any] | None:
+    """`obj`, if it is what a map sends: a function to be called with items, and never put anywhere."""
+    if type(obj) is functools.partial and obj.func in _MAPPERS and len(obj.args) == 1 and not obj.keywords:
+        return obj
+    return None
 
 
 def _stored_globals(code: CodeType) -> set[str]:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CLIENT = '''
 import asyncio, dataclasses, enum, functools, pickle, sys, threading
+from directview import operations
 from directview.wire import objects
 
 FACTOR = 3
@@ -177,6 +178,11 @@ kinds['trivial'] = lambda x: x
 kinds['hit'] = Counter().hit
 kinds['set_attributes'] = lambda: sorted(vars(scaled))
 packed = {name: objects.dump_function(value) for name, value in kinds.items()}
+mapped = ['trivial', 'simple', 'closure', 'decorated', 'counts_on_helper', 'counting', 'stores_global', 'hit']
+for name in mapped:
+    for exceptions in (False, True):
+        mapper = operations.chunk_mapper(kinds[name], exceptions)
+        packed[f'map_{name}_{exceptions}'] = objects.dump_function(mapper)
 packed['in_arguments'] = objects.dump_arguments(([scaled, lambda x: (lambda: scaled(x))()],), {})
 packed['pushed'] = objects.dump_arguments(({'f': generator_expression, 'Derived': Derived},), {})
 packed['make_record'] = objects.dump_function(lambda: Record(5))
@@ -403,6 +409,39 @@ def test_a_burst_of_the_same_function_is_not_unpickled_again(
     again, _ = engine.namespace.load(*packed[kind])
     assert again is not first
     assert again.__code__ is first.__code__
+
+
+@pytest.mark.parametrize("exceptions", [False, True])
+@pytest.mark.parametrize("kind", ["trivial", "simple", "closure", "decorated"])
+def test_what_a_map_sends_is_unpickled_once(
+    kind: str, exceptions: bool, packed: Packed, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = packed[f"map_{kind}_{exceptions}"]
+    expected = [engine.call(packed[kind], x) for x in (1, 2)]
+    assert engine.call(mapped, [1, 2]) == expected
+    monkeypatch.setattr(Namespace, "_load", None)
+    first, _ = engine.namespace.load(*mapped)
+    second, _ = engine.namespace.load(*mapped)
+    assert first.args[0] is not second.args[0]
+    assert engine.call(mapped, [1, 2]) == expected
+
+
+@pytest.mark.parametrize("exceptions", [False, True])
+def test_state_does_not_pass_from_one_chunk_of_a_map_to_the_next(
+    exceptions: bool, packed: Packed, engine: Engine
+) -> None:
+    for kind in ("counts_on_helper", "counting", "hit"):
+        for _ in range(3):
+            function, overlay = engine.namespace.load(*packed[f"map_{kind}_{exceptions}"])
+            assert engine.run(overlay, function, []) == []
+            assert [engine.run(overlay, function.args[0]) for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("exceptions", [False, True])
+def test_a_map_may_store_a_global(exceptions: bool, packed: Packed, engine: Engine) -> None:
+    for x in (1, 2, 3):
+        assert engine.call(packed[f"map_stores_global_{exceptions}"], [x]) == [h(x)]
+        assert engine.namespace.names["stored"] == h(x)
 
 
 def test_moulds_are_bounded(packed: Packed, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
