@@ -33,7 +33,7 @@ test: $(VENV)/.installed-test
 	@$(PY) -m pytest -q -m "not slow" --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-test
-	@$(PY) -m pytest -q -m slow $(ARGS)
+	@$(PY) -m pytest -q -m slow -o faulthandler_timeout=2400 $(ARGS)
 
 chaos: $(VENV)/.installed-test
 	@$(PY) -m directview.testing.chaos $(ARGS)

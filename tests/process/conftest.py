@@ -57,13 +57,13 @@ def cluster(own_folders: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The test ends within a minute (a slow one: five), wherever it may hang."""
+    """The test ends within a minute (a slow one: ten), wherever it may hang."""
 
     def too_long(signum: int, frame: FrameType | None) -> None:
         raise AssertionError("the test's time is up")
 
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(300 if request.node.get_closest_marker("slow") else 60)
+    signal.alarm(600 if request.node.get_closest_marker("slow") else 60)
     try:
         yield
     finally:
