@@ -13,8 +13,8 @@ from directview import _checking, sharing
 from directview._memory import CALLS
 from directview.result import AsyncMapResult, AsyncResult
 from directview.wire.arena import arena
-from directview.wire.objects import dump_arguments, dump_function
-from directview.wire.parcels import Packed, Parcel, pack
+from directview.wire.objects import NO_ARGUMENTS, dump_arguments, dump_function
+from directview.wire.parcels import INLINE_BYTES, Packed, Parcel, pack, pack_small
 
 if TYPE_CHECKING:
     from directview._core import Request
@@ -210,7 +210,11 @@ class Targeted(Generic[K]):
         return _checking.is_index(self._targets if targets is None else targets)
 
     def _parcel(self, function: Packed, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Parcel:
-        parcel = pack((function, dump_arguments(args, kwargs, call=name)), arena=arena().reference)
+        arguments = dump_arguments(args, kwargs, call=name)
+        parcel = _bare(function) if arguments is NO_ARGUMENTS else None
+        if parcel is None:
+            objects = (function, arguments)
+            parcel = pack_small(objects) or pack(objects, arena=arena().reference)
         kept = sharing.taken()
         if type(function) is sharing.Holding:
             kept += function.keeps
@@ -236,6 +240,17 @@ class Targeted(Generic[K]):
         result = submit()
         result.get()
         return result
+
+
+def _bare(function: Packed) -> Parcel | None:
+    """The parcel of a call without arguments, if it is small. Nothing changes a parcel, so calls share it."""
+    data, buffers = function[:2]
+    return _packed_bare(data) if not buffers and len(data) <= INLINE_BYTES and type(data) is bytes else None
+
+
+@functools.lru_cache(64)
+def _packed_bare(function: bytes) -> Parcel | None:
+    return pack_small((Packed(function, ()), NO_ARGUMENTS))
 
 
 def checked_limit(seconds: Any) -> float | None:

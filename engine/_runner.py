@@ -24,7 +24,7 @@ from directview.errors import SerializationError
 from directview.wire.arena import arena
 from directview.wire.exceptions import capture
 from directview.wire.messages import ABORTED, FAILED, OK
-from directview.wire.parcels import Packed, Parcel, pack
+from directview.wire.parcels import Packed, Parcel, pack, pack_small
 
 __all__ = ["Parked", "Runner"]
 
@@ -126,7 +126,7 @@ class Runner:
     def _pack_value(self, call: Call, value: Any) -> Parcel:
         packed = self._namespace.dumps(value, part=f"the result of {call.name}")
         # What is detached goes by the controller, whole: that keeps it.
-        return pack((packed,), arena=b"" if call.detached else arena().reference)
+        return pack_small((packed,)) or pack((packed,), arena=b"" if call.detached else arena().reference)
 
     def _pack_error(self, call: Call, error: BaseException) -> Parcel:
         if isinstance(error, NameError):

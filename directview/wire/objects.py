@@ -31,13 +31,40 @@ from directview.wire.parcels import Packed
 from directview.wire.pieces import Pieces, assemble
 from directview.wire.unpicklable import Sink, locate
 
-__all__ = ["OUT_OF_BAND_BYTES", "Packed", "dump_arguments", "dump_function", "dumps", "dumps_whole", "loads"]
+__all__ = [
+    "NO_ARGUMENTS",
+    "OUT_OF_BAND_BYTES",
+    "Packed",
+    "dump_arguments",
+    "dump_function",
+    "dumps",
+    "dumps_whole",
+    "loads",
+]
 
 _REDUCERS: Final = {**cp.Pickler._dispatch_table, **arrays.REDUCERS}
 _PLAIN: Final = frozenset([type(None), bool, int, float])
 """Types of whose instances `pickle.dumps` makes what our pickler does, in a third of the time."""
+_FEW: Final = 16
+"""Items of a list that are looked at for whether they are plain; with more, asking costs what it saves."""
 _MOST_BUFFERS: Final = 60_000
 """Of one object. A parcel of two of them describes twice as many; what is beyond stays in the stream."""
+
+
+NO_ARGUMENTS: Final = Packed(pickle.dumps(((), {}), 5), ())
+"""What a call without any has."""
+
+
+def _is_plain(value: object) -> bool:
+    """Whether `pickle.dumps` is enough for `value`: a number, or the few of a chunk of a map."""
+    kind = type(value)
+    return (
+        kind in _PLAIN
+        or kind is range
+        or (
+            kind is list and len(value) <= _FEW and _PLAIN.issuperset(map(type, value))  # type: ignore[arg-type, call-overload]
+        )
+    )
 
 
 class _Pickler(pickle.Pickler):
@@ -95,7 +122,7 @@ def dumps(obj: object, *, part: str = "object", taken: Mapping[str, object] | No
 
 
 def _dump(obj: object, taken: Mapping[str, object] | None = None) -> Packed:
-    if type(obj) in _PLAIN:
+    if type(obj) in _PLAIN or _is_plain(obj):
         return Packed(pickle.dumps(obj, 5), ())
     pieces = Pieces()
     left = _MOST_BUFFERS
@@ -175,8 +202,8 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], *, call: str =
         SerializationError: such as "argument 1 of apply: attribute 'lock' of Foo: cannot pickle
             '_thread.lock' object"; positions count from 1.
     """
-    if not kwargs and _PLAIN.issuperset(map(type, args)):
-        return Packed(pickle.dumps((args, kwargs), 5), ())
+    if not kwargs and all(map(_is_plain, args)):
+        return Packed(pickle.dumps((args, kwargs), 5), ()) if args else NO_ARGUMENTS
     try:
         return _dump((args, kwargs))
     except Exception as error:  # noqa: BLE001 - whatever a reducer of the user's raises

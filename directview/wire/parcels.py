@@ -25,7 +25,7 @@ from directview.wire import blocks
 from directview.wire.arena import Reader, SharedMemory
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, Chunk, ProtocolError
 
-__all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "unpack"]
+__all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "pack_small", "unpack"]
 
 INLINE_BYTES: Final = 16 << 10
 """A stream or buffer up to this size is copied into the body. Above it a frame of its own is cheaper."""
@@ -80,7 +80,7 @@ def pack(
         ValueError: too many buffers, or options too large, to be described in one message.
     """
     if len(objects) <= 2 and not options:
-        parcel = _pack_small(objects)
+        parcel = pack_small(objects)
         if parcel is not None:
             return parcel
     parts: list[Buffer] = []
@@ -115,8 +115,8 @@ def pack(
     return Parcel(body, frames, chunks, len(body) + sum([len(frame) for frame in frames]))
 
 
-def _pack_small(objects: Sequence[Packed]) -> Parcel | None:
-    """The common case, without a loop per buffer: small streams and no buffers."""
+def pack_small(objects: Sequence[Packed]) -> Parcel | None:
+    """`pack` for small streams without buffers, which is nearly always, and quicker; None: it is not that."""
     descriptors = []
     counts = []
     for data, buffers in objects:

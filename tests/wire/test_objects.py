@@ -116,10 +116,13 @@ def test_exactly_the_large_buffers_travel_beside(sizes: list[int]) -> None:
 
 
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats()
+CHUNKS = st.lists(ATOMS, max_size=20) | st.builds(range, st.integers(), st.integers(), st.integers(1))
 
 
 @settings(deadline=None)
-@given(st.lists(ATOMS, max_size=4).map(tuple), ATOMS)
+@given(
+    st.lists(ATOMS | CHUNKS, max_size=4).map(tuple) | CHUNKS.map(lambda chunk: (chunk, chunk)), ATOMS | CHUNKS
+)
 def test_the_short_way_for_plain_values_makes_the_same_pickle(args: tuple[Any, ...], value: Any) -> None:
     assert dumps(value).data == objects.dumps_whole(value)
     assert objects.dump_arguments(args, {}).data == objects.dumps_whole((args, {}))
