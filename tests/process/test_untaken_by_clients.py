@@ -127,9 +127,9 @@ async def main():
     async with Client(sys.argv[1], timeout=60) as rc:
         f, expected = (talk, None) if sys.argv[2] == "1" else (value, b"")
         await rc[0].execute_async("import sys")
-        before = size()
         results = [rc[0].apply_async(f, k % 10) for k in range(int(sys.argv[3]))]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
+        before = size()  # What came while the loop ran is taken.
         print("begun", flush=True)
         sys.stdin.readline()
         print(size() - before, flush=True)
