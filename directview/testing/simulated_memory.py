@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
+
+import numpy as np
 
 __all__ = ["SimulatedMemory"]
+
+
+_SHEET = 1 << 62
 
 
 class SimulatedMemory:
@@ -26,9 +32,15 @@ class SimulatedMemory:
         self, host: dict[bytes, SimulatedMemory], slot_bytes: int, slots: int, random: Random
     ) -> None:
         self.slot_bytes = slot_bytes
+        self.sheet_from = 2 * slot_bytes
         self.reference = random.randbytes(8)
         self.lent: dict[int, int] = {}
         """Slots in use, by place."""
+        self.sheets: dict[int, np.ndarray[Any, Any]] = {}
+        """Those that are lent, by place."""
+        self.borrowed = 0
+        """How often others have mapped one."""
+        self._numbers = 0
         self.read_places = 0
         """Pieces that others have read here."""
         self._host = host
@@ -50,8 +62,40 @@ class SimulatedMemory:
         self.lent[self._places[slot]] = slot
         return self._places[slot]
 
+    def lend(self, size: int) -> int | None:
+        """A sheet; None if there is no room."""
+        if self._random.random() < 0.2:
+            return None
+        self._numbers += 1
+        place = _SHEET | self._numbers
+        self.sheets[place] = np.zeros(size, np.uint8)
+        return place
+
+    def fill(self, place: int, start: int, part: memoryview) -> bool:
+        """Copy bytes into a sheet; False if there is no memory."""
+        if self._random.random() < 0.03:
+            return False
+        self.sheets[place][start : start + len(part)] = np.frombuffer(part, np.uint8)
+        return True
+
+    def borrow(self, place: int, size: int) -> np.ndarray[Any, Any] | None:
+        """A sheet, which is filled further; None if it is lent no longer."""
+        sheet = self.sheets.get(place)
+        if sheet is not None:
+            assert len(sheet) == size
+            self.borrowed += 1
+        return sheet
+
+    @property
+    def crowded(self) -> bool:
+        """So much is borrowed that it should be copied."""
+        return self._random.random() < 0.3
+
     def free(self, place: int) -> None:
-        """Its slot may be taken again."""
+        """Its slot may be taken again; a sheet is left to those that have mapped it."""
+        if place & _SHEET:
+            del self.sheets[place]
+            return
         slot = self.lent.pop(place)
         self._places[slot] += len(self._places)
         self._contents[slot] = bytes(len(self._contents[slot]))

@@ -165,7 +165,7 @@ class SimulatedCluster:
             self.run(0.25)
         self.run(3 * self._settings.lease + 1.0)
         for peer in [*self.engines, *self.clients]:
-            assert not (peer.alive and peer.memory and peer.memory.lent), (
+            assert not (peer.alive and peer.memory and (peer.memory.lent or peer.memory.sheets)), (
                 f"{peer.uuid[-1]} still lends memory"
             )
 

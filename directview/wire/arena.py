@@ -12,6 +12,9 @@ writing gives it another *place*, which is checked before and after it is read. 
 on its way finds the slot taken by something else, and says so, instead of reading other bytes.
 
 Space is allocated before it is written. Writing to a page that the kernel can't supply ends a process.
+
+What goes to several receivers is copied into a *sheet* instead, which they map (`directview.wire.sheets`). A
+bit tells its place from that of a slot.
 """
 
 from __future__ import annotations
@@ -29,15 +32,19 @@ import msgpack
 import numpy as np
 
 from directview.wire.idle import IDLE_SECONDS, register
+from directview.wire.sheets import Sheet, Sheets, borrow, crowded
 
 __all__ = [
+    "LENT_BYTES",
     "LIMIT_BYTES",
+    "SHEET_FROM",
     "SLOT_BYTES",
     "Arena",
     "Mapped",
     "Reader",
     "SharedMemory",
     "arena",
+    "is_sheet",
 ]
 
 SLOT_BYTES: Final = 4 << 20
@@ -45,6 +52,13 @@ SLOT_BYTES: Final = 4 << 20
 the caches of the processor."""
 LIMIT_BYTES: Final = 64 << 20
 """Most bytes of one process's arena, unless ``DIRECTVIEW_SHARED_MEMORY`` says otherwise (MiB; 0: none)."""
+LENT_BYTES: Final = 1 << 30
+"""Most bytes of one process's sheets. A limit of the environment is for slots and sheets together."""
+SHEET_FROM: Final = 4 << 20
+"""Smallest transfer for which a sheet is taken. Mapping a smaller one takes as long as copying it."""
+_SHEET: Final = 1 << 62
+"""In the places of sheets, beside the number of the writing and the descriptor."""
+_FD_BITS: Final = 20
 _TOKEN_BYTES: Final = 16
 _HEADER_BYTES: Final = 4096
 """Token and the places that the slots hold now. It bounds the number of slots."""
@@ -62,14 +76,23 @@ class SharedMemory(Protocol):
 
     slot_bytes: int
     """Most bytes of a piece."""
+    sheet_from: int
+    """Fewest bytes for which a sheet is worth while."""
     reference: bytes
     """By which others find what is put here. Empty: not at all."""
 
     def put(self, parts: Sequence[memoryview]) -> int | None:
         """Copy a piece in; its place, or None if there is no room now."""
 
+    def lend(self, size: int) -> int | None:
+        """Take a sheet of that many bytes, for several receivers; its place, or None if there is no room."""
+
+    def fill(self, place: int, start: int, part: memoryview) -> bool:
+        """Copy bytes into a sheet, behind those that were; False if there is no memory for them."""
+        ...
+
     def free(self, place: int) -> None:
-        """Nobody needs the piece any more."""
+        """Nobody needs the piece, or the sheet, any more. Whoever maps the sheet keeps it as it is."""
 
     def open(self, reference: bytes) -> Reader | None:
         """Another process's arena; None if it can't be read from here."""
@@ -82,16 +105,32 @@ class Reader(Protocol):
         """Have `take` copy a piece out; False if the place holds something else by now, or did meanwhile."""
         ...
 
+    def borrow(self, place: int, size: int) -> Bytes | None:
+        """A sheet as writable memory of one's own, filled or to be filled; None if it isn't there."""
 
-def _limit() -> int:
+    @property
+    def crowded(self) -> bool:
+        """So much is borrowed here that it should be copied and let go."""
+        ...
+
+
+def is_sheet(place: int) -> bool:
+    """Whether a place is that of a sheet, which is mapped, and not of a slot, which is read."""
+    return bool(place & _SHEET) and place > 0
+
+
+def _limits() -> tuple[int, int]:
+    """Most bytes of slots, and of sheets."""
     given = os.environ.get(_VARIABLE, "")
     if not given:
-        return LIMIT_BYTES
+        return LIMIT_BYTES, LENT_BYTES
     if not given.isdigit():
         raise ValueError(
             f"{_VARIABLE}={given!r}: say how many MiB of shared memory a process may use; 0 is none"
         )
-    return int(given) << 20
+    limit = int(given) << 20
+    slots = min(limit, LIMIT_BYTES)
+    return slots, limit - slots
 
 
 class Arena:
@@ -100,17 +139,26 @@ class Arena:
     Any thread may use it.
 
     Args:
-        limit: most bytes; by default `LIMIT_BYTES` or what the environment says.
+        limit: most bytes of the slots; by default `LIMIT_BYTES` or what the environment says.
         slot_bytes: bytes of a slot.
+        lent_bytes: most bytes of the sheets; by default `LENT_BYTES` or what the environment leaves.
 
     Raises:
         ValueError: the environment's limit is no number.
     """
 
-    def __init__(self, limit: int | None = None, slot_bytes: int = SLOT_BYTES) -> None:
+    def __init__(
+        self, limit: int | None = None, slot_bytes: int = SLOT_BYTES, lent_bytes: int | None = None
+    ) -> None:
         self.slot_bytes = slot_bytes
+        self.sheet_from = SHEET_FROM
         self.reference = b""
-        self._limit = _limit() if limit is None else limit
+        self._limit, lent = _limits() if limit is None else (limit, LENT_BYTES)
+        self._lent_bytes = lent if lent_bytes is None else lent_bytes
+        self.sheets = Sheets(0, b"")
+        """Memory files that others map."""
+        self._sheets_lent: dict[int, Sheet] = {}
+        """Sheets in use, by place."""
         self._fd = -1
         self._map: mmap.mmap | None = None
         self._places: Bytes = np.empty(0, np.int64)
@@ -144,6 +192,7 @@ class Arena:
         self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
         packed: Any = msgpack.packb((pid, self._fd, self.slot_bytes, slots, token))
         self.reference = bytes(packed)
+        self.sheets = Sheets(self._lent_bytes, token)
 
     @property
     def used_bytes(self) -> int:
@@ -186,8 +235,46 @@ class Arena:
             self._places[slot] = slot
         return slot
 
+    def lend(self, size: int) -> int | None:
+        """Take a sheet.
+
+        Args:
+            size: bytes that will be written to it.
+
+        Returns:
+            Its place, to be passed to `fill`, to readers and to `free`; None if there is no room for it.
+        """
+        sheet = self.sheets.take(size)
+        if sheet is None:
+            return None
+        if sheet.fd >= 1 << _FD_BITS:
+            self.sheets.give_back(sheet)
+            return None
+        place = _SHEET | sheet.number << _FD_BITS | sheet.fd
+        self._sheets_lent[place] = sheet
+        return place
+
+    def fill(self, place: int, start: int, part: memoryview) -> bool:
+        """Copy bytes into a sheet, behind those that were.
+
+        Args:
+            place: of the sheet.
+            start: where the bytes go.
+            part: they.
+
+        Returns:
+            Whether there was memory for them.
+        """
+        sheet = self._sheets_lent.get(place)
+        return sheet is not None and sheet.write(start, part)
+
     def free(self, place: int) -> None:
-        """The piece at this place is needed no longer. Places that hold nothing are no error."""
+        """What is at this place is needed no longer. Places that hold nothing are no error."""
+        if is_sheet(place):
+            sheet = self._sheets_lent.pop(place, None)
+            if sheet is not None:
+                self.sheets.give_back(sheet)
+            return
         with self._lock:
             slot = self._lent.pop(place, None)
             if slot is not None:
@@ -201,6 +288,7 @@ class Arena:
         Those keep the memory of a process that has ended. A transfer that goes on keeps what it reads.
         """
         since = time.monotonic() - seconds
+        self.sheets.trim(since)
         with self._lock:
             for reference in [key for key, (_, asked_at) in self._opened.items() if asked_at <= since]:
                 del self._opened[reference]
@@ -231,6 +319,8 @@ class Arena:
         self._places = np.empty(0, np.int64)
         self._idle.clear()
         self._lent.clear()
+        self._sheets_lent.clear()
+        self.sheets.close()
         self._allocated = 0
         self._map = None  # unmapped when no view is left of it
         if self._fd >= 0:
@@ -264,8 +354,24 @@ class Mapped:
             os.close(opened)
         if not secrets.compare_digest(self._map[:_TOKEN_BYTES], token):
             raise ValueError("another arena")
+        self._pid = pid
+        self._token = token
         self._slot_bytes = slot_bytes
         self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
+
+    def borrow(self, place: int, size: int) -> Bytes | None:
+        """Map a sheet: see `directview.wire.sheets.borrow`.
+
+        Raises:
+            MemoryError: there is no memory or descriptor for it.
+        """
+        number, fd = (place & ~_SHEET) >> _FD_BITS, place & ((1 << _FD_BITS) - 1)
+        return borrow(self._pid, fd, self._token, number, size)
+
+    @property
+    def crowded(self) -> bool:
+        """See `directview.wire.sheets.crowded`."""
+        return crowded()
 
     def read(self, place: int, size: int, take: Callable[[memoryview], None]) -> bool:
         """Have `take` copy `size` bytes out; False if the place holds another piece by now, or did meanwhile.

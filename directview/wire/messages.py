@@ -253,8 +253,8 @@ class Chunk(NamedTuple):
     offset: int
     """In the transfer: all chunked buffers of the call, end to end."""
     place: int = -1
-    """-1: the bytes are in the frame. Otherwise where they are in the sender's arena, and there is no frame:
-    see `directview.wire.arena`."""
+    """-1: the bytes are in the frame. Otherwise where they are in the sender's arena, or the sheet that the
+    whole transfer is on, and there is no frame: see `directview.wire.arena`."""
     nbytes: int = 0
     """How many are there."""
 

@@ -10,7 +10,7 @@ pickle stream and its out-of-band buffers. Packing gives every stream and buffer
   the sender's memory once packing is over; everything else has been copied.
 
 A parcel with chunks tells of its sender's arena (`directview.wire.arena`): a receiver that can read it finds
-the bytes of chunks there, and copies them from there to where they belong.
+the bytes of chunks there, and copies them from there to where they belong, or maps all of them at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import msgpack
 import numpy as np
 
 from directview.wire import blocks
-from directview.wire.arena import Reader, SharedMemory
+from directview.wire.arena import Reader, SharedMemory, is_sheet
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, Chunk, ProtocolError
+from directview.wire.transfers import spread
 
 __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "pack_small", "unpack"]
 
@@ -132,7 +133,8 @@ class Unpacked:
     """A parcel that has arrived, or (while `missing` is not 0) whose chunks are still on their way."""
 
     __slots__ = (
-        "_counts", "_current", "_filled", "_parts", "_to_fill", "options", "received", "size", "source",
+        "_counts", "_current", "_filled", "_parts", "_sheet", "_to_fill", "options", "received", "size",
+        "source",
     )  # fmt: skip
 
     def __init__(
@@ -149,6 +151,8 @@ class Unpacked:
         """(index in `_parts`, bytes) of each buffer that comes as chunks."""
         self._current = 0
         self._filled = 0
+        self._sheet = 0
+        """The place of the sheet on which the buffers are, so far."""
         self.options = options
         self.size = sum([size for _, size in to_fill]) if to_fill else 0
         """Bytes that come as chunks."""
@@ -192,6 +196,7 @@ class Unpacked:
         """
         if not self._expects(offset, len(chunk), granted):
             return False
+        self._leave_sheet()
         self._copy(memoryview(chunk).cast("B"))
         self._advance(len(chunk))
         return True
@@ -213,6 +218,9 @@ class Unpacked:
             return False
         if self.source is None:
             raise ProtocolError("a chunk in an arena that can't be read from here")
+        if is_sheet(place):
+            return self._map(self.source, place, nbytes)
+        self._leave_sheet()
         try:
             whole = self.source.read(place, nbytes, self._copy)
         except ValueError as error:
@@ -220,6 +228,37 @@ class Unpacked:
         if whole:
             self._advance(nbytes)
         return whole
+
+    def _map(self, source: Reader, place: int, nbytes: int) -> bool:
+        """More of a sheet has been filled. It is mapped at the beginning, and not read before the end."""
+        if not self.received:
+            sizes = [size for _, size in self._to_fill]
+            starts, whole = spread(sizes)
+            sheet = source.borrow(place, whole)
+            if sheet is None:
+                return False
+            self._sheet = place
+            for (index, size), start in zip(self._to_fill, starts, strict=True):
+                self._parts[index] = sheet[start : start + size]
+        elif place != self._sheet:
+            return False
+        self._advance(nbytes)
+        if not self.missing and source.crowded:
+            self._leave_sheet()
+        return True
+
+    def _leave_sheet(self) -> None:
+        """Copy what has come on a sheet: the rest comes another way, or the sheet is to be let go."""
+        if not self._sheet:
+            return
+        self._sheet = 0
+        for n, (index, size) in enumerate(self._to_fill[: self._current + 1]):
+            block = blocks.take(size)
+            come = size if n < self._current else self._filled
+            block[:come] = self._parts[index][:come]
+            self._parts[index] = block
+        for index, size in self._to_fill[self._current + 1 :]:
+            self._parts[index] = size
 
     def _expects(self, offset: int, nbytes: int, granted: int) -> bool:
         if offset != self.received:

@@ -6,7 +6,8 @@ for how long those that have room wait for the others; then a receiver that fall
 chunks, so that a busy engine holds up nobody but itself.
 
 Receivers that can read the sender's arena get larger chunks, which lie there until all that were named have
-said that they have them.
+said that they have them. If these are several, and the transfer is large, it is copied into one sheet, chunk
+by chunk as it is granted, which all of them map: see `directview.wire.sheets`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS, Chunk
 if TYPE_CHECKING:  # The controller counts with transfers, and needs none of the rest.
     from directview.wire.arena import SharedMemory
 
-__all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant"]
+__all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant", "spread"]
 
 GRANT_AHEAD: Final = WINDOW_CHUNKS * CHUNK_BYTES
 """Bytes of one transfer that may be on their way: a window of 16 chunks kept a relay at 1.9 GB/s in
 35 MB of memory."""
+_ALIGNED: Final = 64
+_MOST_ON_A_SHEET: Final = 16
+"""Buffers: whoever keeps one of them keeps all of the sheet."""
 
 
 class Pace(NamedTuple):
@@ -50,6 +54,16 @@ def due_grant(received: int, granted: int, size: int, pace: Pace = STANDARD) -> 
     if granted >= size or granted - received > pace.ahead - pace.low:
         return None
     return min(size, received + pace.ahead)
+
+
+def spread(sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Where each buffer begins on a sheet, and how large that must be."""
+    starts = []
+    end = 0
+    for size in sizes:
+        starts.append(end)
+        end = -(-(end + size) // _ALIGNED) * _ALIGNED
+    return starts, end
 
 
 class Piece(NamedTuple):
@@ -80,6 +94,21 @@ class _Lent:
         self.readers = set(readers)
 
 
+class _Sheet:
+    """One copy of the whole transfer, and who maps it or will."""
+
+    __slots__ = ("filled", "full", "place", "readers", "starts")
+
+    def __init__(self, place: int, starts: list[int]) -> None:
+        self.place = place
+        self.starts = starts
+        self.filled = 0
+        """As far as the transfer is in it."""
+        self.full = False
+        """There is no memory for more of it."""
+        self.readers: set[int] = set()
+
+
 class Outgoing:
     """The chunks of one transfer, for one or more receivers.
 
@@ -90,7 +119,9 @@ class Outgoing:
         arena: for those who can read it.
     """
 
-    __slots__ = ("_arena", "_buffers", "_ends", "_granted", "_lent", "_pace", "_sent", "_shared", "size")
+    __slots__ = (
+        "_arena", "_buffers", "_ends", "_granted", "_lent", "_pace", "_sent", "_shared", "_sheet", "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -108,6 +139,7 @@ class Outgoing:
         self._granted = dict.fromkeys(self._sent, 0)
         self._shared: set[int] = set()
         self._lent: list[_Lent] = []
+        self._sheet: _Sheet | None = None
 
     @property
     def receivers(self) -> tuple[int, ...]:
@@ -151,10 +183,19 @@ class Outgoing:
         self._granted.clear()
         for lent in self._lent:
             lent.readers.clear()
+        if self._sheet is not None:
+            self._sheet.readers.clear()
         self._returned(-1, 0)
 
     def _returned(self, receiver: int, upto: int) -> None:
         """`receiver` needs nothing any more of what lies before `upto`."""
+        sheet = self._sheet
+        if sheet is not None and self._arena is not None:
+            if upto >= self.size:
+                sheet.readers.discard(receiver)
+            if not sheet.readers:
+                self._arena.free(sheet.place)
+                self._sheet = None
         if not self._lent:
             return
         assert self._arena is not None
@@ -212,6 +253,9 @@ class Outgoing:
         arena = self._arena
         near = tuple([receiver for receiver in receivers if receiver in self._shared])
         if near and arena is not None:
+            piece = self._lend(arena, near, offset)
+            if piece is not None:
+                return piece
             room = min([self._granted[receiver] for receiver in near]) - offset
             parts, nbytes = self._at(offset, min(arena.slot_bytes, room))
             place = arena.put(parts)
@@ -223,6 +267,41 @@ class Outgoing:
         parts, nbytes = self._at(offset, self._pace.chunk)
         frame = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
         return Piece(receivers, offset, nbytes, -1, (frame,))
+
+    def _lend(self, arena: SharedMemory, near: tuple[int, ...], offset: int) -> Piece | None:
+        """The next one of the sheet, for those that map it or may begin to; None if it goes another way."""
+        sheet = self._sheet
+        if sheet is None:
+            if offset or len(near) < 2 or self.size < arena.sheet_from or len(self._ends) > _MOST_ON_A_SHEET:
+                return None
+            starts, nbytes = spread([len(buffer) for buffer in self._buffers])
+            place = arena.lend(nbytes)
+            if place is None:
+                return None
+            sheet = self._sheet = _Sheet(place, starts)
+        if not offset and not sheet.full:
+            sheet.readers.update(near)
+        near = tuple([receiver for receiver in near if receiver in sheet.readers])
+        if not near:
+            return None
+        room = min([self._granted[receiver] for receiver in near]) - offset
+        if offset < sheet.filled:
+            return Piece(near, offset, min(room, sheet.filled - offset), sheet.place, ())
+        nbytes = 0 if sheet.full else self._fill(arena, sheet, min(room, arena.slot_bytes))
+        return Piece(near, offset, nbytes, sheet.place, ()) if nbytes else None
+
+    def _fill(self, arena: SharedMemory, sheet: _Sheet, room: int) -> int:
+        """Copy the next bytes into the sheet; how many, 0 if there is no memory for them."""
+        index = bisect_right(self._ends, sheet.filled)
+        begin = sheet.filled - (self._ends[index - 1] if index else 0)
+        parts, nbytes = self._at(sheet.filled, room)
+        for part in parts:
+            if not arena.fill(sheet.place, sheet.starts[index] + begin, part):
+                sheet.full = True
+                return 0
+            index, begin = index + 1, 0
+        sheet.filled += nbytes
+        return nbytes
 
     def _at(self, offset: int, room: int) -> tuple[list[memoryview], int]:
         """What lies there, and its size. It may span buffers."""

@@ -34,7 +34,7 @@ SIZES = [pytest.param(200 << 20, id="200MB"), pytest.param(1 << 30, id="1GB", ma
 
 def lent() -> bool:
     """Something of this process's arena is on its way."""
-    return bool(arena()._lent)
+    return bool(arena()._lent or arena()._sheets_lent)
 
 
 def pattern(nbytes: int) -> np.ndarray:
@@ -60,6 +60,62 @@ def test_large_data_goes_through_shared_memory_and_arrives_writable(cluster: Clu
         back = rc[:].gather("part", block=True)
         assert np.array_equal(back, whole)
         back += 1
+
+
+def test_what_several_engines_get_is_copied_once_and_is_writable_memory_of_each(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        view, whole = rc[:], pattern(20 << 20)
+        total = int(whole.sum())
+        view.push({"mine": whole, "other": [whole[:2_000_000]]}, block=True)
+        assert arena().sheets.nbytes > whole.nbytes, "it went another way"
+        until(lambda: not lent())
+        view.execute(
+            "import os, pickle\n"
+            "mine += 1000\n"
+            "child = os.fork()\n"
+            "if child == 0:\n"
+            "    mine += 1\n"
+            "    os._exit(0 if mine[0] == 1001 else 1)\n"
+            "died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])",
+            block=True,
+        )
+        looked = view.apply_sync(lambda: (mine.flags.writeable, int(mine.sum()), int(other[0].sum()), died))  # type: ignore[name-defined]
+        assert looked == [(True, total + 1000 * len(whole), int(whole[:2_000_000].sum()), 0)] * len(rc)
+        rc[0].execute("mine[:] = 7", block=True)
+        assert rc[1].apply_sync(lambda: int(mine[0])) == 1000, "another engine's"  # type: ignore[name-defined]
+        assert np.array_equal(whole, pattern(20 << 20)), "the sender's own"
+        back = rc[1].pull_sync("mine")
+        view.push({"mine": back}, block=True)
+        assert view.apply_sync(lambda: int(mine.sum())) == [looked[0][1]] * len(rc)  # type: ignore[name-defined]
+        view.execute("del mine, other", block=True)
+
+
+def test_what_engines_keep_is_not_changed_by_what_is_sent_after_it(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        view = rc[:]
+        for n in range(6):
+            view.push({f"kept{n % 3}": np.full(1_000_000, n)}, block=True)
+        kept = view.apply_sync(lambda: [(int(a.min()), int(a.max())) for a in (kept0, kept1, kept2)])  # type: ignore[name-defined]
+        assert kept == [[(3, 3), (4, 4), (5, 5)]] * len(rc)
+        assert arena().sheets.nbytes < 60_000_000, "sheets are not used again"
+        view.execute("del kept0, kept1, kept2", block=True)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_engine_that_dies_while_several_receive_costs_its_own_call_only(rc: Client, size: int) -> None:
+    whole = pattern(size)
+    pids = rc[:].apply_sync(os.getpid)
+    pushed = rc[:].push({"theirs": whole}, block=False)
+    until(lent)
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(RemoteError) as caught:
+        pushed.get(120)
+    assert [type(error) for error in caught.value.exceptions] == [EngineError]  # type: ignore[attr-defined]
+    until(lambda: not lent())
+    total = int(whole.sum())
+    assert rc[[0, 2]].apply_sync(lambda: int(theirs.sum())) == [total] * 2  # type: ignore[name-defined]
+    rc[[0, 2]].push({"theirs": whole[::-1].copy()}, block=True)
+    assert rc[[0, 2]].apply_sync(lambda: int(theirs[0])) == [int(whole[-1])] * 2  # type: ignore[name-defined]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -111,7 +167,7 @@ def test_a_client_that_dies_while_it_sends_leaves_nothing(rc: Client, size: int)
         from directview.wire.arena import arena
         rc = Client(json.loads(sys.argv[1]))
         pushed = rc[:].push(dict(theirs=np.ones({size} // 8)), block=False)
-        while not arena()._lent:
+        while not arena()._sheets_lent:
             pass
         print("sending", flush=True)
         pushed.get(120)
@@ -147,6 +203,8 @@ def test_a_full_dev_shm_changes_nothing(own_folders: object) -> None:
                 whole = np.arange(8_000_000)
                 rc[:].scatter("part", whole, block=True)
                 assert np.array_equal(rc[:].gather("part", block=True), whole)
+                rc[:].push(dict(all=whole), block=True)
+                assert rc[:].apply_sync(lambda: int(all[-1])) == [len(whole) - 1] * 2
                 shared = rc.share(whole)
                 assert rc[:].apply_sync(lambda a: int(a[-1]), shared) == [7_999_999] * 2
                 print("right")
@@ -169,6 +227,8 @@ def test_without_shared_memory_everything_works_the_same(own_folders: object) ->
                 whole = np.arange(3_000_000)
                 rc[:].scatter("part", whole, block=True)
                 assert np.array_equal(rc[:].gather("part", block=True), whole)
+                rc[:].push(dict(all=whole), block=True)
+                assert rc[:].apply_sync(lambda: int(all[-1])) == [len(whole) - 1] * 2
                 shared = rc.share(whole)
                 assert rc[:].apply_sync(lambda a: int(a[-1]), shared) == [2_999_999] * 2
                 assert shared.nbytes == 0 and arena().used_bytes == 0

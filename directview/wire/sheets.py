@@ -1,0 +1,267 @@
+"""Memory files that are lent: what a process writes there once, every receiver of the host maps as its own.
+
+The owner copies a buffer into a *sheet*, and the receivers map that copy-on-write. What arrives is ordinary
+writable memory that nobody else sees, and no page of it is copied before somebody writes there.
+
+A sheet must not change while anybody maps it. Its owner knows that without a word being said: whoever maps it
+holds a shared lock (`flock`) on it for as long as the mapping lives, in forked children too, and the kernel
+lets go of the lock with the last of them, however a process ends. The owner writes again only once it needs
+the sheet no longer itself and gets the lock alone. Another number then stands at the sheet's beginning: a
+message that was long on its way finds nothing, instead of other bytes.
+
+Used pages are written ten times as fast as fresh ones. So sheets are used again, and let go of when they have
+been idle for seconds. What receivers keep is theirs: the owner forgets such a sheet when it needs the room,
+and the memory goes with the last mapping. No access ends a process: a sheet can't shrink, and its pages are
+first written by `pwrite`, which says if there is no memory where a touch would kill.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import resource
+import secrets
+import stat
+import struct
+import threading
+import time
+import weakref
+from itertools import count
+from typing import Any, Final
+
+import numpy as np
+
+__all__ = ["HEADER_BYTES", "Sheet", "Sheets", "borrow", "crowded"]
+
+HEADER_BYTES: Final = 64
+"""Token and number, before what is lent."""
+_NUMBERED: Final = struct.Struct("<16sq")
+_MOST_SHEETS: Final = 256
+_MOST_BORROWED: Final = 1024
+"""Mappings of others' sheets that a process keeps: each has a descriptor."""
+_GRAIN: Final = 256 << 10
+_WASTE: Final = 1.25
+"""A sheet may be this much larger than what is asked for, and by `_GRAIN`."""
+_POPULATE_WRITE: Final = 23
+"""`madvise`: map the pages at once, in half of the time that touching them takes. Linux 5.14."""
+_SEALS: Final = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4)
+
+Bytes = np.ndarray[Any, Any]
+
+
+class Sheet:
+    """One memory file of this process, written from its beginning to its end.
+
+    Args:
+        size: its bytes, the header's aside.
+
+    Raises:
+        OSError: this system has no memory files, or no more descriptors.
+    """
+
+    __slots__ = ("_allocated", "_bytes", "_map", "_populated", "fd", "number", "size", "used_at")
+
+    def __init__(self, size: int) -> None:
+        self.fd = -1
+        self.size = size
+        self.number = 0
+        """Of this writing; 0: nobody needs what is in it."""
+        self.used_at = 0.0
+        self._allocated = 0
+        self._populated = 0
+        self.fd = os.memfd_create("directview-lent", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.fchmod(self.fd, 0o600)
+        os.ftruncate(self.fd, HEADER_BYTES + size)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        self._map = mmap.mmap(self.fd, HEADER_BYTES + size)
+        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+
+    def begin(self, token: bytes, number: int) -> bool:
+        """Write to it from now on, if nobody maps it.
+
+        Returns:
+            Whether that is so, and there is memory for its first page.
+        """
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            os.pwrite(self.fd, _NUMBERED.pack(token, number), 0)
+        except OSError:
+            return False
+        finally:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.number = number
+        return True
+
+    def write(self, start: int, part: memoryview) -> bool:
+        """Copy bytes in, behind those that were written before.
+
+        Returns:
+            Whether there is memory for that.
+        """
+        start += HEADER_BYTES
+        end = start + len(part)
+        if end <= self._allocated:
+            if end > self._populated:
+                self._populate(start, end)
+            self._bytes[start:end] = np.frombuffer(part, np.uint8)
+            return True
+        try:
+            while part:
+                written = os.pwrite(self.fd, part, start)
+                start += written
+                part = part[written:]
+        except OSError:
+            return False
+        self._allocated = max(self._allocated, end)
+        return True
+
+    def _populate(self, start: int, end: int) -> None:
+        start -= start % mmap.PAGESIZE
+        try:
+            self._map.madvise(_POPULATE_WRITE, start, end - start)
+        except OSError:
+            pass  # An older kernel does it page by page.
+        self._populated = end
+
+    def __del__(self) -> None:
+        # A forked child closes its own copy of the descriptor, which takes nobody's lock away.
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class Sheets:
+    """The sheets of this process. Any thread may use it.
+
+    Args:
+        limit: most bytes of all of them.
+        token: by which others know that a file is one of them.
+    """
+
+    def __init__(self, limit: int, token: bytes) -> None:
+        self._limit = limit
+        self._token = token
+        self._numbers = count(1)
+        self._sheets: list[Sheet] = []
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of shared memory that it has."""
+        return sum([sheet.size for sheet in self._sheets])
+
+    def take(self, size: int) -> Sheet | None:
+        """A sheet that nobody maps, to be given back; None if there is no room for one."""
+        with self._lock:
+            fitting = [
+                sheet
+                for sheet in self._sheets
+                if not sheet.number and size <= sheet.size <= size * _WASTE + _GRAIN
+            ]
+            for sheet in sorted(fitting, key=lambda sheet: sheet.size):
+                if sheet.begin(self._token, next(self._numbers)):
+                    return sheet
+            size = -(-size // _GRAIN) * _GRAIN
+            if not self._forget(self._limit - size, _MOST_SHEETS - 1):
+                return None
+            try:
+                sheet = Sheet(size)
+            except (OSError, ValueError):
+                return None
+            if not sheet.begin(self._token, next(self._numbers)):
+                return None
+            self._sheets.append(sheet)
+            return sheet
+
+    def _forget(self, nbytes: int, most: int) -> bool:
+        """Let go of what is not needed here, the oldest first, until so much is left; False if it is more.
+
+        What receivers map lives on with them.
+        """
+        needed = [sheet for sheet in self._sheets if sheet.number]
+        if len(needed) > most or sum([sheet.size for sheet in needed]) > nbytes:
+            return False
+        idle = sorted([sheet for sheet in self._sheets if not sheet.number], key=lambda sheet: sheet.used_at)
+        while len(needed) + len(idle) > most or sum([sheet.size for sheet in needed + idle]) > nbytes:
+            self._sheets.remove(idle.pop(0))
+        return True
+
+    def give_back(self, sheet: Sheet) -> None:
+        """It is needed here no longer. Takes no lock: it may be called by the garbage collector."""
+        sheet.used_at = time.monotonic()
+        sheet.number = 0
+
+    def trim(self, since: float) -> None:
+        """Let go of what nobody here has needed since then."""
+        with self._lock:
+            self._sheets = [sheet for sheet in self._sheets if sheet.number or sheet.used_at > since]
+
+    def close(self) -> None:
+        """Let go of all. What others map keeps its memory."""
+        with self._lock:
+            self._limit = 0
+            self._sheets.clear()
+
+
+_borrowed: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""Sheets of others that this process maps."""
+_borrowing: Final = threading.Lock()
+
+
+def crowded() -> bool:
+    """This process maps as many sheets as it should, for the sake of its descriptors."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = _MOST_BORROWED if files == resource.RLIM_INFINITY else min(_MOST_BORROWED, files // 4)
+    with _borrowing:
+        return len(_borrowed) >= most
+
+
+def borrow(pid: int, fd: int, token: bytes, number: int, size: int) -> Bytes | None:
+    """Map what another process has lent.
+
+    Args:
+        pid: the process.
+        fd: its descriptor.
+        token: of its sheets.
+        number: of the writing.
+        size: bytes.
+
+    Returns:
+        Writable memory of this process alone; None if that is there no longer, or can't be what it should be:
+        nothing is mapped but memory files of this user's processes that can't shrink.
+
+    Raises:
+        MemoryError: there is no memory or descriptor for it.
+    """
+    path = f"/proc/{pid}/fd/{fd}"
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return None
+    except OSError as error:
+        raise MemoryError(f"shared memory can't be opened: {error.strerror}") from None
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size < HEADER_BYTES + size:
+            return None
+        try:
+            if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+                return None
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return None  # It is no memory file, or is being written to.
+        header = os.pread(file, _NUMBERED.size, 0)
+        if not secrets.compare_digest(header, _NUMBERED.pack(token, number)):
+            return None
+        try:
+            mapped = mmap.mmap(file, HEADER_BYTES + size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            raise MemoryError(f"shared memory can't be mapped: {error.strerror}") from None
+    finally:
+        os.close(file)  # The mapping refers to it too, and the lock goes with both.
+    with _borrowing:
+        _borrowed.add(mapped)
+    return np.frombuffer(mapped, np.uint8, size, HEADER_BYTES)
