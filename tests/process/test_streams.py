@@ -526,14 +526,23 @@ async def test_an_error_comes_after_the_items_before_it(rc: Client, f: Any, n: i
     assert isinstance(caught.value, RemoteError)
 
 
-async def test_an_error_on_one_engine_ends_the_others(rc: Client) -> None:
+async def test_an_error_on_one_engine_ends_the_others(rc: Client, tmp_path: Path) -> None:
     await rc[:].scatter("which", range(2), flatten=True)
+    begun = str(tmp_path / "begun")
 
     def one_fails() -> Iterator[int]:
+        import os
+        import time
+
+        me: int = which  # type: ignore[name-defined]
+        if me == 0:
+            os.mkdir(begun)
         try:
             for i in range(100_000_000):
-                if which == 1 and i == 3:  # type: ignore[name-defined]
-                    raise KeyError(which)  # type: ignore[name-defined]
+                if me == 1 and i == 3:
+                    while not os.path.exists(begun):  # The other one has something to end.
+                        time.sleep(0.005)
+                    raise KeyError(me)
                 yield i
         finally:
             note("ended", True)
