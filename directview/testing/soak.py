@@ -40,6 +40,9 @@ __all__ = ["Series", "SoakReport", "soak"]
 _WARM: Final = 480.0
 """Seconds of warming up, at most; of a short run, two fifths. Large arrays of many sizes at many times leave
 holes in the heap, and those took eight minutes until they were enough for all that came."""
+_MALLOC: Final = ("MALLOC_MMAP_THRESHOLD_", str(256 << 10))
+"""For every process of the run: glibc gives blocks of this size back when they are freed. By itself it raises
+that bound to what was freed last, up to 32 MB, and holes in the heap look like growth."""
 _SLACK_MB: Final = 4.0
 _SLACK_PART: Final = 0.05
 """What a process may grow by, from the beginning of the line to its end: the larger of the two."""
@@ -119,6 +122,7 @@ async def soak(
     ledger = folder / "ledger"
     ledger.mkdir()
     os.environ.setdefault(MARK, secrets.token_hex(8))
+    os.environ.setdefault(*_MALLOC)
     programs: list[Program] = []
     async with Cluster(n=engines) as rc:
         try:
