@@ -314,7 +314,7 @@ def test_a_program_that_closes_nothing_ends(cluster: Cluster, text: str, warned:
     """Soon, without a traceback; with a ResourceWarning where the client was lost while the program ran."""
     began = time.monotonic()
     ran = run_program(cluster, text)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20  # It would wait for ever, or for the minute of a lost controller.
     assert ran.returncode == 0, ran.stderr
     assert "Traceback" not in ran.stderr
     assert ("ResourceWarning: unclosed <Client" in ran.stderr) == warned, ran.stderr
