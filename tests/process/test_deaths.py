@@ -324,7 +324,9 @@ HOW
 def test_nothing_outlives_the_program_that_started_a_cluster(own_folders: Path, how: str) -> None:
     """However it ends: it need not have closed anything."""
     program = own_folders / "launcher.py"
-    program.write_text(LAUNCHER.replace("HOW", "" if how == "exits" else "time.sleep(1000)"))
+    # Short sleeps: Python misses a signal that comes just before a sleep begins, until that ends.
+    waiting = "while True: time.sleep(0.1)"
+    program.write_text(LAUNCHER.replace("HOW", "" if how == "exits" else waiting))
     process = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     child = int(process.stdout.readline().split()[0])

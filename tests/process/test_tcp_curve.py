@@ -197,7 +197,7 @@ def test_an_array_for_all_engines_crosses_the_network_once(rc: Client) -> None:
     ):
         assert distant[:].push_async({"data": data}).get(DEADLINE) == [None, None]
         assert distant[:].pull_async("data.sum()").get(DEADLINE) == [40_000_000] * 2
-    assert sum(passed) < 1.2 * data.nbytes
+    assert sum(passed) < 1.5 * data.nbytes  # Not twice; a chunk may go again if a heartbeat is late.
     rc[:].clear(block=True)
 
 
