@@ -6,8 +6,9 @@
 
 The load is that of `directview.testing.chaos`, without faults, and without pauses between calls: its clients
 know the right answers. What each process has for itself (its unique set) is looked at once a second. After
-the time in which histories and pools fill, a line is laid through it by least squares; its slope is printed
-in megabytes per hour, and a process that grows by more than a little fails the run.
+the time in which histories and pools fill, a line is laid below it, by least squares through the smallest of
+each part of the time; its slope is printed in megabytes per hour, and a process that grows by more than a
+little fails the run.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ holes in the heap, and those took eight minutes until they were enough for all t
 _MALLOC: Final = ("MALLOC_MMAP_THRESHOLD_", str(256 << 10))
 """For every process of the run: glibc gives blocks of this size back when they are freed. By itself it raises
 that bound to what was freed last, up to 32 MB, and holes in the heap look like growth."""
+_PARTS: Final = 24
 _SLACK_MB: Final = 4.0
 _SLACK_PART: Final = 0.05
 """What a process may grow by, from the beginning of the line to its end: the larger of the two."""
@@ -58,13 +60,18 @@ class Series:
     """In megabytes."""
 
     def line(self, warm: float) -> tuple[float, float]:
-        """Slope (MB/s) and height (MB, at the end) of the line through what came after `warm` seconds."""
+        """Slope (MB/s) and height (MB, at the end) of the line below what came after `warm` seconds.
+
+        It goes through the smallest size of each of two dozen parts of that time: what is on its way comes on
+        top of what a process keeps, now more and now less of it.
+        """
         chosen = [(t, size) for t, size in zip(self.times, self.sizes, strict=True) if t >= warm]
         if len(chosen) < 3:
             return 0.0, self.sizes[-1] if self.sizes else 0.0
-        times, sizes = np.array(chosen).T
+        parts = np.array_split(np.array(chosen), min(_PARTS, len(chosen)))
+        times, sizes = np.array([part[part[:, 1].argmin()] for part in parts]).T
         slope, start = np.polyfit(times, sizes, 1)
-        return float(slope), float(start + slope * times[-1])
+        return float(slope), float(start + slope * self.times[-1])
 
     def grows(self, warm: float) -> bool:
         """Whether the line rises by more than a little."""
