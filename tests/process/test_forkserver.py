@@ -329,7 +329,9 @@ def test_control_requests(tmp_path: Path) -> None:
         (again,) = f.ask("restart-engines", engines=[[started, 1]])
         report = f.receive()
         assert isinstance(report, Exited)
-        assert report[:3] == (bytes.fromhex(started), -15, "restarted")
+        assert (report.uuid, report.reason) == (bytes.fromhex(started), "restarted")
+        # One that has only just been forked may not heed SIGTERM yet, and is killed after the grace.
+        assert report.exit_code in (-signal.SIGTERM, -signal.SIGKILL)
         f.ask("stop-engines", uuids=[again])
         assert f.ask("status")["engines"] == []
         with pytest.raises(LaunchError, match="no engine"):
