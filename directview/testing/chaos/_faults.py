@@ -90,7 +90,8 @@ class Faults:
             kind=fault.kind,
             began=began,
             ended=time.monotonic(),
-            engines=frozenset() if waited_for else frozenset(engines),
+            # Who was paused goes on one after the other: an engine whose turn is late counts as frozen.
+            engines=frozenset() if waited_for and fault.kind != "pause everything" else frozenset(engines),
             clients=frozenset() if waited_for else frozenset(clients),
             remote=remote and not waited_for,
             cut_off=frozenset() if waited_for else cut_off,
