@@ -60,6 +60,7 @@ from directview.supervisor._state import (
     describe_exit,
 )
 from directview.supervisor._vitals import LOOK_EVERY, OUT_OF_MEMORY, Vitals, last_words
+from directview.supervisor._vouching import Vouching
 from directview.supervisor.control import SupervisorFile
 from directview.supervisor.options import SupervisorOptions
 from directview.wire.messages import (
@@ -86,11 +87,6 @@ _POLL_PARENT = 1.0
 _POLL_FOLDER = 2.0
 _RECONNECT = 0.5
 """Seconds until another attempt at a controller that lives but didn't answer."""
-_VOUCH = 1 / 6
-"""Of the lease for which an engine's place is kept: the time between two words that the engines live."""
-_LOOK_AGAIN = 0.1
-"""Seconds after which an engine that is stopped must still be so, to be taken for frozen: when everything was
-paused and goes on, it may be an engine's turn only after ours."""
 
 
 class Uplink(Protocol):
@@ -142,10 +138,9 @@ class Supervisor:
         self._detached = False
         self._connection = options.connection
         self._timer: asyncio.TimerHandle | None = None
-        self._vouching: asyncio.TimerHandle | None = None
-        self._vouch_interval: float | None = None
-        self._stopped: set[bytes] = set()
-        """Engines that were stopped when we last looked."""
+        self._vouching: Vouching | None = None
+        """How we vouch for engines, to a controller that waits for them."""
+        self._next_word: asyncio.TimerHandle | None = None
         self._ended_waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._started = time.time()
         self._vitals = Vitals()
@@ -408,14 +403,14 @@ class Supervisor:
             case Engines(joined, left):
                 for info in joined:
                     self.feed(EngineRegistered(info.uuid, info.id))
-                if left and self._vouch_interval is not None:
-                    self._vouch()  # It has lost their connections and asks whether they live.
+                if left and self._vouching is not None:
+                    self._vouch(self._vouching)  # It has lost their connections and asks whether they live.
             case Goodbye(reason):
                 self._on_lost(reason or "it ended in order")
             case Welcome(policy=policy, lease=lease):
                 if policy == "wait":
-                    self._vouch_interval = lease * _VOUCH
-                    self._vouch()
+                    self._vouching = Vouching(lease)
+                    self._vouch(self._vouching)
             case _:
                 _log.warning("the controller sent a %s, which is not for supervisors", type(message).__name__)
 
@@ -429,18 +424,14 @@ class Supervisor:
             self.tell({"event": "failed", "error": reason})
             self.feed(StopAll(f"the controller is gone: {reason}"))
 
-    def _vouch(self) -> None:
+    def _vouch(self, vouching: Vouching) -> None:
         """Tell a controller that waits for engines which ones live: one that is deep in a function can't."""
-        if self._vouching is not None:
-            self._vouching.cancel()
+        if self._next_word is not None:
+            self._next_word.cancel()
         stopped = {uuid for uuid, engine in self.machine.engines.items() if is_stopped(engine.pid)}
-        frozen = stopped & self._stopped
-        self._stopped = stopped
+        frozen, delay = vouching.look(stopped, self._loop.time())
         self._uplink.send(Alive(tuple([uuid for uuid in self.machine.engines if uuid not in frozen])))
-        assert self._vouch_interval is not None
-        self._vouching = self._loop.call_later(
-            _LOOK_AGAIN if stopped - frozen else self._vouch_interval, self._vouch
-        )
+        self._next_word = self._loop.call_later(delay, self._vouch, vouching)
 
     def _connect(self) -> None:
         if self.machine.stopping is None:

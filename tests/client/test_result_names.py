@@ -96,14 +96,16 @@ async def test_it_works_with_asyncio() -> None:
     wrapped = asyncio.wrap_future(results[0])
     seen: list[object] = []
     results[1].add_done_callback(lambda result: seen.append(result.result()))
-    for result in results:
-        threading.Timer(0.01, answer, (result,)).start()
+    threads = [threading.Timer(0.01, answer, (result,)) for result in results]
+    for thread in threads:
+        thread.start()
     assert await asyncio.wait_for(wrapped, 20) == 7
     assert await asyncio.wait_for(asyncio.shield(results[1]), 20) == 7
     assert [await step for step in asyncio.as_completed(results)] == [7, 7]
     done, pending = await asyncio.wait([asyncio.ensure_future(result) for result in results])
     assert (len(done), pending) == (2, set())
-    await asyncio.sleep(0)
+    # As with any future: who waits is woken first, then what was added is called, by the same thread.
+    await asyncio.to_thread(threads[1].join)
     assert seen == [7]
 
 

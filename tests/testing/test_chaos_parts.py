@@ -342,7 +342,6 @@ def chaos(seconds: float, seed: int | None) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.slow
 def test_a_minute_of_chaos() -> None:
     """Nothing is lost, doubled, wrong, hung or leaked. DIRECTVIEW_CHAOS_SEED names another seed."""
     chaos(SECONDS, int(os.environ.get("DIRECTVIEW_CHAOS_SEED", SEED)))

@@ -90,8 +90,7 @@ class Faults:
             kind=fault.kind,
             began=began,
             ended=time.monotonic(),
-            # Who was paused goes on one after the other: an engine whose turn is late counts as frozen.
-            engines=frozenset() if waited_for and fault.kind != "pause everything" else frozenset(engines),
+            engines=frozenset() if waited_for else frozenset(engines),
             clients=frozenset() if waited_for else frozenset(clients),
             remote=remote and not waited_for,
             cut_off=frozenset() if waited_for else cut_off,
@@ -157,7 +156,8 @@ class Faults:
 
     async def _everybody(self, fault: Fault) -> None:
         """As if the machine had slept: all wake at once, and each finds that much time has passed."""
-        began, pids = time.monotonic(), await asyncio.to_thread(everybody)
+        pids = await asyncio.to_thread(everybody)
+        began = time.monotonic()
         engines, clients = set(self._life.observer.engine_infos), set(self._life.clients)
         if await freeze_all(pids, fault.seconds):
             hard = fault.seconds >= min(HARD, AWAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -117,15 +118,29 @@ async def freeze(pid: int, seconds: float) -> bool:
 
 
 async def freeze_all(pids: Sequence[int], seconds: float) -> bool:
-    """Stop processes of this run for a while; returns whether any was there."""
-    frozen = []
+    """Stop processes of this run for a while; returns whether any was there.
+
+    Whose they are is looked up before, which takes milliseconds each: a machine that sleeps has them all stop
+    and go on in the same moment.
+    """
+    theirs = [pid for pid in pids if ours(pid)]
     try:
-        frozen = [pid for pid in pids if kill(pid, signal.SIGSTOP)]
+        frozen = _signal_all(theirs, signal.SIGSTOP)
         await asyncio.sleep(seconds if frozen else 0.0)
     finally:
-        for pid in frozen:
-            kill(pid, signal.SIGCONT)
+        # One that was killed meanwhile may have left its number to a stranger, whom this signal does nothing.
+        _signal_all(theirs, signal.SIGCONT)
     return bool(frozen)
+
+
+def _signal_all(pids: Sequence[int], signum: int) -> list[int]:
+    """Send it to those of them that are still there, and return these."""
+    reached = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+            reached.append(pid)
+    return reached
 
 
 def everybody() -> list[int]:
