@@ -19,6 +19,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 ARGS ?=
 # Test processes side by side, one more than cores: most tests wait for processes of their own.
 JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+# A test that fails is run once more, and the summary names it: real processes on a busy machine miss a deadline
+# now and then. RERUNS=0 for none.
+RERUNS ?= 1
 
 PY := $(VENV)/bin/python
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --editable
@@ -30,7 +33,7 @@ demo: $(VENV)/.installed
 	@$(VENV)/bin/directview demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	@$(PY) -m pytest -q -m "not slow" --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
+	@$(PY) -m pytest -q -m "not slow" --numprocesses=$(JOBS) --dist=loadfile --reruns=$(RERUNS) -r aR $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	@$(PY) -m pytest -q -m slow -o faulthandler_timeout=2400 $(ARGS)
