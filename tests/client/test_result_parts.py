@@ -6,50 +6,21 @@ import asyncio
 import concurrent.futures
 import gc
 import logging
-import pickle
 import threading
 import weakref
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from directview._metadata import CallMetadata
-from directview.errors import CompositeError, RemoteError, TaskAborted
+from directview.errors import CompositeError, TaskAborted
 from directview.result import AsyncMapResult, AsyncResult
-from directview.wire.exceptions import capture, rebuild
-
-
-class Owner:
-    """A client whose calls never end by themselves."""
-
-    client_uuid = "c"
-
-    def __init__(self) -> None:
-        self.cancelled: list[tuple[int, int]] = []
-
-    def check_may_block(self, what: str, instead: str) -> None:
-        pass
-
-    def check_running(self) -> None:
-        pass
-
-    def cancel_calls(self, calls: Sequence[tuple[int, int]]) -> None:
-        self.cancelled.extend(calls)
+from tests.client.handmade_results import Owner, many, remote
 
 
 def meta(engine: int = 0, started: float = 100.0, completed: float = 102.5) -> CallMetadata:
     return CallMetadata(engine, f"uuid{engine}", started, completed, 2e9, "ok")
-
-
-def many(n: int = 3, owner: Owner | None = None, **options: Any) -> AsyncResult[Any]:
-    return AsyncResult(owner or Owner(), tuple((7, engine) for engine in range(n)), name="f", **options)
-
-
-def remote(error: Exception, engine: int = 0) -> RemoteError:
-    summary, rich = capture(error, engine_id=engine, engine_uuid="u", method="f", dumps=pickle.dumps)
-    return rebuild(summary, rich)
 
 
 # --- split ----------------------------------------------------------------------------------------------

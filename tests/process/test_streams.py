@@ -1,15 +1,12 @@
-"""Streams: what generators on engines yield, as they yield it; and their end, whoever brings it about."""
+"""Streams: what generators on engines yield, as they yield it; and what ends them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +15,38 @@ import pytest
 
 from directview import (
     Client,
-    ClientClosed,
     Cluster,
     CompositeError,
     EngineError,
     RemoteError,
     SerializationError,
-    Stream,
     TaskAborted,
     TaskTimeout,
     WouldBlockLoop,
 )
-from directview.controller.options import ControllerOptions
+from tests.process.streaming import (
+    DEADLINE,
+    LONG,
+    collect,
+    endless,
+    endless_async,
+    note,
+    noted,
+    settled,
+    then_blocks,
+    then_sleeps,
+    then_spins,
+    then_waits,
+    tidy_client,
+)
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
-
-DEADLINE = 20.0
-LONG = 60.0
-"""Seconds that a step would take if nobody ended it."""
 
 
 @pytest.fixture
 async def rc(cluster: Cluster) -> AsyncIterator[Client]:
-    """A client on the test's loop. After the test nothing is left on the engines, which are the same ones."""
-    async with Client(cluster.connection_file) as client:
-        pids = await client[:].apply_async(os.getpid)
+    async with tidy_client(cluster) as client:
         yield client
-        assert await client[:].apply_async(os.getpid) == pids
-        await nothing_runs(client)
-        await client[:].clear()
-
-
-async def nothing_runs(rc: Client) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while any([await tasks(rc, engine) for engine in rc.ids]):  # noqa: ASYNC110 - the engines' business
-            await asyncio.sleep(0.01)
-    assert rc.outstanding == set()
-
-
-async def tasks(rc: Client, engine: int) -> int:
-    status = (await rc.query("queue_status"))[str(engine)]
-    return int(status["queue"] + status["tasks"])
-
-
-async def noted(rc: Client, name: str, engine: int = 0) -> Any:
-    """Wait until a generator has noted something."""
-    async with asyncio.timeout(DEADLINE):
-        while (found := await rc[engine].pull_async(f"globals().get({name!r})")) is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # over there, nothing can set an event of ours
-    return found
-
-
-async def settled(rc: Client) -> int:
-    """How far a generator has gone, when it goes no further."""
-    made = -1
-    async with asyncio.timeout(DEADLINE):
-        while made != (made := await rc[0].pull_async("made")):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return made
-
-
-async def collect(stream: Stream[Any], items: list[Any]) -> None:
-    """Append the items, as long as they come."""
-    async for item in stream:
-        items.append(item)  # noqa: PERF401 - they are to be there when the stream raises
-
-
-def note(name: str, value: Any) -> None:
-    from directview.operations import namespace
-
-    namespace()[name] = value
 
 
 def count(n: int) -> Iterator[int]:
@@ -101,66 +60,7 @@ async def count_async(n: int) -> AsyncIterator[int]:
         yield i
 
 
-def endless(note: Callable[[str, Any], None]) -> Iterator[int]:
-    i = 0
-    try:
-        while True:
-            i += 1
-            note("made", i)
-            yield i
-    finally:
-        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
-
-
-async def endless_async(note: Callable[[str, Any], None]) -> AsyncIterator[int]:
-    i = 0
-    try:
-        while True:
-            i += 1
-            note("made", i)
-            yield i
-    finally:
-        await asyncio.sleep(0)
-        note("ended", "after an await")
-
-
-def then_sleeps(note: Callable[[str, Any], None]) -> Iterator[int]:
-    try:
-        yield from range(5)
-        time.sleep(LONG)
-    finally:
-        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
-
-
-def then_spins(note: Callable[[str, Any], None]) -> Iterator[int]:
-    try:
-        yield from range(5)
-        end = time.monotonic() + LONG
-        while time.monotonic() < end:
-            sum(range(50))  # On 3.13.0 nothing is caught that a signal raises at the end of a bare `pass`.
-    finally:
-        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
-
-
-async def then_waits(note: Callable[[str, Any], None]) -> AsyncIterator[int]:
-    try:
-        for i in range(5):
-            yield i
-        await asyncio.sleep(LONG)
-    finally:
-        note("ended", sys.exc_info()[0].__name__)  # type: ignore[union-attr]
-
-
-async def then_blocks(note: Callable[[str, Any], None]) -> AsyncIterator[int]:
-    try:
-        for i in range(5):
-            yield i
-        time.sleep(LONG)  # noqa: ASYNC251 - as careless code does
-    finally:
-        note("ended", "anyhow")
-
-
-# --- items ----------------------------------------------------------------------------------------------
+# --- items --------------------------------------------------------------------------------------------
 
 
 async def awaited_range(n: int) -> range:
@@ -258,7 +158,7 @@ async def test_large_items_of_any_kind_arrive(rc: Client) -> None:
     assert items[3].tolist() == [0, 2, 4, 6, 8]
 
 
-# --- as they are yielded, and no more than asked for ----------------------------------------------------
+# --- as they are yielded, and no more than asked for --------------------------------------------------
 
 
 @pytest.mark.parametrize("f", [then_sleeps, then_spins, then_waits, then_blocks])
@@ -301,208 +201,7 @@ async def test_other_calls_run_between_items(rc: Client) -> None:
         assert await rc[0].apply_async(abs, -3) == 3
 
 
-# --- leaving --------------------------------------------------------------------------------------------
-
-
-async def leave_by_break(stream: Stream[int]) -> None:
-    async for item in stream:
-        if item > 10:
-            break
-
-
-async def leave_by_exception(stream: Stream[int]) -> None:
-    try:
-        async for item in stream:
-            assert 1 // (item - 10) < 2
-    except ZeroDivisionError:
-        return
-    raise AssertionError("it has ended")
-
-
-async def leave_by_cancelling(stream: Stream[int]) -> None:
-    async def reads() -> None:
-        async for _ in stream:
-            pass
-
-    task = asyncio.create_task(reads())
-    await asyncio.sleep(0.02)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def leave_by_aclose(stream: Stream[int]) -> None:
-    await anext(stream)
-    await stream.aclose()
-    await stream.aclose()
-
-
-async def leave_by_close(stream: Stream[int]) -> None:
-    await anext(stream)
-    stream.close()
-
-
-async def leave_by_a_block(stream: Stream[int]) -> None:
-    async with stream:
-        await anext(stream)
-    with stream:
-        pass
-
-
-async def leave_at_once(stream: Stream[int]) -> None:
-    stream.close()
-
-
-LEAVING = [
-    leave_by_break,
-    leave_by_exception,
-    leave_by_cancelling,
-    leave_by_aclose,
-    leave_by_close,
-    leave_by_a_block,
-]
-
-
-@pytest.mark.parametrize("leave", LEAVING)
-@pytest.mark.parametrize("f", [endless, endless_async])
-async def test_leaving_ends_the_generator(rc: Client, f: Any, leave: Any) -> None:
-    """Its `finally` runs, and further iterations end at once."""
-    stream = rc[0].stream(f, note)
-    await leave(stream)
-    await noted(rc, "ended")
-    assert [item async for item in stream] == []
-    with pytest.raises(StopAsyncIteration):
-        await anext(stream)
-    await nothing_runs(rc)
-
-
-async def test_dropping_it_ends_the_generator(rc: Client) -> None:
-    stream = rc[:].stream(endless, note)
-    await anext(stream)
-    del stream
-    await noted(rc, "ended", 0)
-    await noted(rc, "ended", 1)
-
-
-async def test_leaving_before_it_has_begun(rc: Client) -> None:
-    busy = rc[0].apply_async(time.sleep, 0.2)
-    await leave_at_once(rc[0].stream(endless, note))
-    await busy
-    await nothing_runs(rc)
-    assert await rc[0].pull_async("globals().get('made')") is None
-
-
-async def test_leaving_while_another_call_blocks_the_engine(rc: Client) -> None:
-    """Interrupts that come in that time are for a generator that does not run: it is closed all the same."""
-
-    def says() -> Iterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            print("closed")
-
-    stream = rc[0].stream(says)
-    await anext(stream)
-    busy = rc[0].apply_async(time.sleep, 0.6)
-    async with asyncio.timeout(DEADLINE):
-        await stream.aclose()
-    assert stream.stdout == "closed\n"
-    await busy
-
-
-async def test_aclose_waits_for_the_cleaning_up(rc: Client) -> None:
-    async def tidy() -> AsyncIterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            await asyncio.sleep(0.3)
-            note("ended", "tidy")
-
-    stream = rc[0].stream(tidy)
-    await anext(stream)
-    await stream.aclose()
-    assert await rc[0].pull_async("ended") == "tidy"
-
-
-async def test_what_surrounds_a_yield_stays_in_one_task(rc: Client) -> None:
-    """Timeouts, task groups and context variables of an async generator last over its yields."""
-
-    async def timed() -> AsyncIterator[int]:
-        async with asyncio.timeout(LONG), asyncio.TaskGroup() as group:
-            task = group.create_task(asyncio.sleep(0.01, 5))
-            yield 1
-            yield await task
-            yield 6
-
-    assert [item async for item in rc[0].stream(timed)] == [1, 5, 6]
-
-
-async def test_a_client_that_goes_leaves_no_generator(rc: Client, cluster: Cluster) -> None:
-    """One that says goodbye, and one that is killed."""
-    async with Client(cluster.connection_file) as other:
-        stream = other[0].stream(endless_async, note)
-        await anext(stream)
-    await noted(rc, "ended")
-    await rc[0].clear()
-    items: list[int] = []
-    with pytest.raises((ClientClosed, StopAsyncIteration)):
-        await collect(stream, items)
-    program = textwrap.dedent(
-        f"""
-        import os, signal
-        from directview import Client
-        from directview.operations import namespace
-        def endless():
-            try:
-                while True:
-                    yield 1
-            finally:
-                namespace()["ended"] = "killed"
-        rc = Client({str(cluster.connection_file)!r})
-        for item in rc[0].stream(endless):
-            os.kill(os.getpid(), signal.SIGKILL)
-        """
-    )
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", program], timeout=DEADLINE, check=False
-    )
-    assert done.returncode == -9
-    assert await noted(rc, "ended") == "killed"
-
-
-def test_a_client_that_is_cut_off_misses_no_item(cluster: Cluster) -> None:
-    """It was paused until the controller gave its connection up, and comes back."""
-    program = textwrap.dedent(
-        """
-        import sys, time
-        from directview import Client
-        def ticks():
-            for i in range(3000):
-                if i % 3 == 0:
-                    time.sleep(0.001)
-                yield i
-        with Client(sys.argv[1]) as rc:
-            seen = []
-            for item in rc[0].stream(ticks):
-                seen.append(item)
-                if item == 500:
-                    print("half way", flush=True)
-            print(seen == list(range(3000)), flush=True)
-        """
-    )
-    command = [sys.executable, "-c", program, str(cluster.connection_file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == "half way\n"
-        os.kill(client.pid, signal.SIGSTOP)
-        time.sleep(1.5 * ControllerOptions(folder="", cluster_id="").heartbeat_timeout)
-        os.kill(client.pid, signal.SIGCONT)
-        assert client.stdout.readline() == "True\n"
-
-
-# --- errors ---------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------
 
 
 def fails_after(n: int) -> Iterator[int]:
@@ -614,7 +313,7 @@ async def test_the_end_of_an_engine_ends_its_streams(own_folders: Path) -> None:
         assert [item async for item in stream] == []
 
 
-# --- what is known of it --------------------------------------------------------------------------------
+# --- what is known of it ------------------------------------------------------------------------------
 
 
 async def test_output_is_there_while_it_runs(rc: Client) -> None:
@@ -650,7 +349,7 @@ async def test_a_stream_is_one_call_in_the_history(rc: Client) -> None:
     assert list(rc.results)[-1:] == stream.msg_ids
 
 
-# --- blocking -------------------------------------------------------------------------------------------
+# --- blocking -----------------------------------------------------------------------------------------
 
 
 async def test_a_loop_that_is_needed_is_not_blocked(rc: Client) -> None:
