@@ -6,8 +6,10 @@ whose making was interrupted is made anew.
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["EnvironmentMissing", "resolve", "python_for"]
+__all__ = ["EnvironmentMissing", "compile_sources", "resolve", "python_for"]
 
 FOLDER = Path(__file__).resolve().parent / ".envs"
 _INSTALL_SECONDS = 900.0
@@ -66,6 +68,16 @@ def python_for(name: str, requirements: Sequence[str]) -> str:
         _run([str(python), "-m", "pip", "install", "--quiet", *wanted], f"pip install {' '.join(wanted)}")
         stamp.touch()
     return str(python)
+
+
+def compile_sources(package: str) -> None:
+    """Keep the bytecode of a package that is imported from its sources, as pip does of all that it installs.
+
+    Otherwise its first start would be a compiler's, and each one where the environment keeps no bytecode.
+    """
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        compileall.compile_dir(folder, quiet=2)
 
 
 def _run(command: Sequence[str], what: str) -> None:

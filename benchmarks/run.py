@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import EnvironmentMissing, python_for
+from benchmarks.environments import EnvironmentMissing, compile_sources, python_for
 from benchmarks.figures import Sample, figures_of, further_engine
 from benchmarks.participants import Spec, takes_part
 from benchmarks.plan import TIME_IS_UP, Plan
@@ -33,6 +33,7 @@ from benchmarks.works import ENGINES, Depth, Kind, Work
 
 __all__ = ["Run"]
 
+_OURS = ("directview", "directview.controller", "directview.engine", "benchmarks")
 _END_SECONDS = 30.0
 _LONG = {Depth.QUICK: 6.0, Depth.NORMAL: 60.0, Depth.FULL: 240.0}
 """Seconds from which on a participant isn't asked the same again in a later round."""
@@ -68,6 +69,8 @@ class Run:
 
     def prepare(self) -> None:
         """Make the environments. Who has none is reported as missing, with the reason."""
+        for package in _OURS:
+            compile_sources(package)
         for spec in self._specs:
             participant = Participant(spec.name, spec.role, spec.title)
             self._report.participants[spec.name] = participant

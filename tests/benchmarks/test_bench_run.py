@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks import environments
-from benchmarks.environments import EnvironmentMissing, python_for, resolve
+from benchmarks.environments import EnvironmentMissing, compile_sources, python_for, resolve
 from benchmarks.figures import FigureName
 from benchmarks.kin import adopt_orphans
 from benchmarks.participants import Spec
@@ -142,6 +142,18 @@ class TestRun:
         specs = [Spec("odd", "odd", "peer", MEMCPY, ("anything=={no-such-distribution}",))]
         report = run(specs, ["push-1kB"], tmp_path)
         assert report.participants["odd"].missing.startswith("no-such-distribution isn't installed")
+
+
+def test_sources_are_compiled_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "compiled_before"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "broken.py").write_text("def")
+    monkeypatch.syspath_prepend(tmp_path)
+    compile_sources("compiled_before")
+    assert [path.name.partition(".")[0] for path in package.glob("__pycache__/*.pyc")] == ["__init__"]
 
 
 def test_requirements_take_the_versions_that_run_here() -> None:
