@@ -35,6 +35,7 @@ from directview import (
 )
 from directview.supervisor.control import SupervisorFile, request
 from directview.testing.polling import until
+from tests.process.held import hold
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -99,12 +100,6 @@ def test_many_tiny_tasks(v: LoadBalancedView) -> None:
     assert result.progress == n
 
 
-def hold(path: str) -> None:
-    """Runs until there is such a file."""
-    while not os.path.exists(path):
-        time.sleep(0.01)
-
-
 def test_uneven_tasks_are_balanced(v: LoadBalancedView, tmp_path: Path) -> None:
     """While one engine is at a long task the others do everything else."""
     long = v.apply_async(hold, str(tmp_path / "enough"))
@@ -137,16 +132,15 @@ def test_maps_in_chunks_of_all_kinds_of_sequences(v: LoadBalancedView) -> None:
     assert len(v.map_async(abs, range(10), chunksize=4).msg_ids) == 3
 
 
-def test_an_unordered_map_yields_as_items_come(v: LoadBalancedView) -> None:
-    def wait(seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
-
-    times = [0.6, 0.4, 0.2, 0.0]
-    result = v.map_async(wait, times, ordered=False)
-    assert list(result) == sorted(times)
-    assert result.get(DEADLINE) == times
-    assert list(v.map_async(wait, times)) == times
+def test_an_unordered_map_yields_as_items_come(v: LoadBalancedView, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abcd"]
+    result = v.map_async(hold, paths, range(4), ordered=False)  # one on each engine
+    items = iter(result)
+    for number in (3, 1, 2, 0):
+        paths[number].touch()
+        assert next(items) == number
+    assert result.get(DEADLINE) == [0, 1, 2, 3]
+    assert list(v.map_async(hold, paths, range(4))) == [0, 1, 2, 3]
 
 
 def test_errors_of_items(v: LoadBalancedView) -> None:
@@ -318,12 +312,13 @@ def test_time_limit_is_for_both(v: LoadBalancedView) -> None:
 # --- calls by name, and their end -----------------------------------------------------------------------
 
 
-def test_names_history_and_outstanding(rc: Client, v: LoadBalancedView) -> None:
+def test_names_history_and_outstanding(rc: Client, v: LoadBalancedView, tmp_path: Path) -> None:
     before = len(rc.history)
-    result = v.map_async(nap, [0.5] * 6)
+    result = v.map_async(hold, [tmp_path / "go on"] * 6, range(6))
     assert rc.history[before:] == result.msg_ids == v.history
     assert set(result.msg_ids) == v.outstanding <= rc.outstanding
     assert rc.get_result(result.msg_ids) is result
+    (tmp_path / "go on").touch()
     assert v.wait(timeout=DEADLINE)
     assert v.outstanding == set()
     again = rc.get_result(result.msg_ids[5])
@@ -442,7 +437,7 @@ def test_an_engine_that_is_killed_under_load_loses_nothing_with_retries(mortal: 
     pids = result.get(DEADLINE)
     assert len(pids) == 300
     assert result.msg_ids == names
-    assert mortal.ids == [0, 2, 3]
+    until(lambda: mortal.ids == [0, 2, 3])
     assert view.apply_sync(abs, -1) == 1
 
 
@@ -509,13 +504,14 @@ def test_when_the_controller_dies_everything_ends(own_folders: Path) -> None:
             view.apply_async(nap, 0)
 
 
-def test_an_engine_that_joins_takes_part(mortal: Client) -> None:
+def test_an_engine_that_joins_takes_part(mortal: Client, tmp_path: Path) -> None:
     view = mortal.load_balanced_view()
-    result = view.map_async(nap, [0.05] * 200)
+    result = view.map_async(hold, [tmp_path / "go on"] * 30)
     assert mortal.cluster is not None
     mortal.cluster.start_engines_sync(1)
+    until(lambda: 4 in set(result.engine_id))
+    (tmp_path / "go on").touch()
     result.get(DEADLINE)
-    assert 4 in set(result.engine_id)
 
 
 async def test_tasks_that_would_be_tried_again_end_with_the_controller(own_folders: Path) -> None:

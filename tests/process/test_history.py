@@ -24,6 +24,7 @@ from directview import (
     WouldBlockLoop,
 )
 from directview.testing.polling import until
+from tests.process.held import hold
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -99,7 +100,7 @@ def test_wrong_queries(rc: Client) -> None:
             rc.db_query(query, keys)  # type: ignore[arg-type]
 
 
-def test_records_are_purged_with_the_results(rc: Client) -> None:
+def test_records_are_purged_with_the_results(rc: Client, tmp_path: Path) -> None:
     first, second = rc[:].apply_async(abs, -1), rc[1].apply_async(abs, -2)
     rc.wait([first, second])
     rc.purge_hub_results(first)
@@ -109,11 +110,12 @@ def test_records_are_purged_with_the_results(rc: Client) -> None:
     rc[1].purge_results(targets="all")
     assert second.msg_ids[0] not in rc.results
     assert rc.db_query({"engine_id": 1}) == []
-    running = rc[0].apply_async(time.sleep, 0.2)
+    running = rc[0].apply_async(hold, tmp_path / "go on")
     with pytest.raises(ValueError, match=f"call {running.msg_ids[0]} has not ended"):
         rc.purge_hub_results(running)
     rc.purge_everything()
     assert rc.hub_history() == rc.history == running.msg_ids
+    (tmp_path / "go on").touch()
     running.get(DEADLINE)
 
 
@@ -182,10 +184,11 @@ def test_what_is_made_again_is_joined_as_before(rc: Client) -> None:
         rc.resubmit_sync(failed)
 
 
-def test_what_can_not_be_made_again(rc: Client) -> None:
-    running = rc[0].apply_async(time.sleep, 0.2)
+def test_what_can_not_be_made_again(rc: Client, tmp_path: Path) -> None:
+    running = rc[0].apply_async(hold, tmp_path / "go on")
     with pytest.raises(RuntimeError, match=f"call {running.msg_ids[0]} has not ended"):
         rc.resubmit(running)
+    (tmp_path / "go on").touch()
     running.get(DEADLINE)
     large = rc[0].apply_async(len, np.zeros(1 << 18))
     assert large.get(DEADLINE) == 1 << 18

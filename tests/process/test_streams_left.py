@@ -17,6 +17,7 @@ import pytest
 
 from directview import Client, ClientClosed, Cluster, Stream
 from directview.controller.options import ControllerOptions
+from tests.process.held import hold
 from tests.process.streaming import (
     DEADLINE,
     LONG,
@@ -85,12 +86,6 @@ async def leave_by_a_block(stream: Stream[int]) -> None:
         pass
 
 
-def is_there(file: Path) -> None:
-    """Keep the engine, until the test makes the file."""
-    while not file.exists():
-        time.sleep(0.01)
-
-
 LEAVING = [
     leave_by_break,
     leave_by_exception,
@@ -125,7 +120,7 @@ async def test_dropping_it_ends_the_generator(rc: Client) -> None:
 
 
 async def test_leaving_before_it_has_begun(rc: Client, tmp_path: Path) -> None:
-    busy = rc[0].apply_async(is_there, tmp_path / "go on")
+    busy = rc[0].apply_async(hold, tmp_path / "go on")
     rc[0].stream(endless, note).close()
     await rc.query("status")  # the answer comes after the controller has passed all that on
     (tmp_path / "go on").touch()
