@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from directview._client_receiving import Adjacent
 from directview.wire.messages import Answer, Engines, ResultItem
@@ -25,6 +25,9 @@ __all__ = [
     "Stage",
     "earlier",
 ]
+
+_NONE: Final[frozenset[int]] = frozenset()
+"""One for all calls: each ``frozenset()`` makes another."""
 
 
 class Stage(enum.Enum):
@@ -83,7 +86,7 @@ class Call:
         self.keeps = parcel.keeps
         self.adjacent: Adjacent | None = None
         """Large parts of its result come side by side."""
-        self.aborting: frozenset[int] = frozenset()
+        self.aborting = _NONE
         """Engines on which it was aborted after it had been sent there."""
         self.context = context
         self.flags = flags

@@ -344,13 +344,12 @@ class Core(Deliveries):
         first = 0
         if len(requests) > 1:
             result._unsent = len(requests)
+        if len(slots) > 1:
+            result._indexes = {slot: index for index, slot in enumerate(slots)}
+        join = result._join
         for targets, parcel in requests:
-            places = None
-            if len(targets) > 1:
-                places = {id: first + index for index, id in enumerate(targets)}
-            call = Call(slots[first][0], name, targets, parcel, (result, first, places), result._flags)
-            join = result._join
-            if places is not None and isinstance(join, Joining) and join.dist == "b":
+            call = Call(slots[first][0], name, targets, parcel, result, result._flags)
+            if len(targets) > 1 and isinstance(join, Joining) and join.dist == "b":
                 call.adjacent = Adjacent(targets)
             self._state.submit(call)
             first += len(targets)
@@ -487,7 +486,7 @@ class Core(Deliveries):
                     self._deliver_gone(event)
                 case Sent(call):
                     if type(call.context) is not Task:  # which may have to be sent to another engine
-                        call.context[0]._mark_sent()
+                        call.context._mark_sent()
                 case Printed(call, id, stream, text):
                     result, index = place(call, id)
                     result._output(index, stream, text)

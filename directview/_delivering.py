@@ -137,8 +137,8 @@ def place(call: Call, engine: int) -> tuple[AsyncResult[Any], int]:
     """The result that a call on this engine belongs to, and its slot there."""
     if type(call.context) is Task:
         return call.context.context.result, call.context.context.index
-    result, first, places = call.context
-    return result, first if places is None else places[engine]
+    result = call.context
+    return result, 0 if result._indexes is None else result._indexes[call.seq, engine]
 
 
 def _unreadable(error: Exception, event: Ended) -> SerializationError:

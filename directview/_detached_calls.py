@@ -109,7 +109,7 @@ async def _fetch(core: Core, msg_id: str, result: AsyncResult[Any]) -> None:
             start = position + parcel.received
             parcel.receive(parcel.received, data[start : start + CHUNK_BYTES], parcel.size)
         item = ResultItem(seq, found["status"], found["started"], found["completed"], 0, 0, b"")
-        call = Call(seq, result._name, (engine,), Parcel(b"", (), (), 0), (result, 0, None))
+        call = Call(seq, result._name, (engine,), Parcel(b"", (), (), 0), result)
         core._deliver(Ended(call, engine, item, parcel))
     except Exception as error:  # noqa: BLE001 - whatever it is, who waits is to hear of it
         metadata = CallMetadata(engine, "", None, None, time.time(), "error")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from directview.wire.messages import CHUNK_BYTES
+from directview.wire.parcels import Buffer, Parcel
 
 if TYPE_CHECKING:
     from directview._core import Request
@@ -34,6 +35,9 @@ _OVERHEAD: Final = 512
 
 Calls: TypeAlias = tuple[tuple[int, int], ...]
 """The (seq, engine id) of each slot of a result."""
+_Plain: TypeAlias = tuple[tuple[int, ...], bytes, tuple[Buffer, ...], int]
+"""A request without chunks: targets, body, frames and bytes. The garbage collector lets go of tuples of plain
+values. At parcels, which are tuples of a kind of their own, it would look again and again."""
 
 
 class Memory:
@@ -62,7 +66,7 @@ class Memory:
         self._most_results = results
         self._most_bytes = nbytes
         self._bytes = 0
-        self._requests: deque[tuple[int, Sequence[Request], int]] = deque()
+        self._requests: deque[tuple[int, tuple[_Plain, ...], int]] = deque()
         """The first seq of each call, what it was made of, and its size."""
         self._request_bytes = 0
         self._most_request_bytes = request_bytes
@@ -76,15 +80,16 @@ class Memory:
             self._calls.append(calls)
             self._open[calls[0][0]] = result
             self._last = calls[-1][0]
-            nbytes = _OVERHEAD
-            for request in requests:
-                parcel = request[1]
-                if parcel.chunks or parcel.keeps:
+            size = _OVERHEAD
+            plain: list[_Plain] = []
+            for targets, (body, frames, chunks, nbytes, keeps) in requests:
+                if chunks or keeps:
                     return
-                nbytes += parcel.nbytes
-            if requests:
-                self._requests.append((calls[0][0], requests, nbytes))
-                self._request_bytes = total = self._request_bytes + nbytes
+                size += nbytes
+                plain.append((targets, body, tuple(frames), nbytes))
+            if plain:
+                self._requests.append((calls[0][0], tuple(plain), size))
+                self._request_bytes = total = self._request_bytes + size
                 if total > self._most_request_bytes:
                     self._forget_requests()
 
@@ -161,7 +166,10 @@ class Memory:
         """What a call was made of, if it is kept."""
         for first, requests, _ in reversed(self._requests.copy()):
             if first <= seq:
-                return requests[seq - first] if seq - first < len(requests) else None
+                if seq - first >= len(requests):
+                    return None
+                targets, body, frames, nbytes = requests[seq - first]
+                return targets, Parcel(body, frames, (), nbytes)
         return None
 
     def calls(self) -> list[Calls]:

@@ -85,7 +85,7 @@ class Described:
     _label: str | None
     _created: float
     _missing: int
-    _metadata: list[CallMetadata | None] | None = None
+    _metadata: list[CallMetadata | None] | None
     _printed: dict[tuple[int, str], list[str]] | None = None
     _sources: Sequence[tuple[Any, int]] | None = None
     """Of which result's which slot each slot is the image: made by split and join."""

@@ -78,13 +78,15 @@ class Keepsake(NamedTuple):
 class Slots(Described, SharedFuture[T]):
     """One slot for each call; its result or error when the last is in."""
 
-    _values: list[Any] | None = None
+    _values: list[Any] | None
     _errors: Errors | None = None
-    _unsent = 1
+    _indexes: dict[tuple[int, int], int] | None = None
+    """Where in `_calls` each of them is, if there are several."""
+    _unsent: int
     """Its calls whose arguments' buffers a resend may need."""
     _item_ends: list[int] | None = None
     """Of a map: how many items there are up to the end of each slot."""
-    _size = 0
+    _size: int
     """Bytes of the answers, as far as they have come."""
     _echoes: list[_Echo] | None = None
     """Slots of other results that are answered when slots of this one are: made by split and join."""
@@ -117,6 +119,10 @@ class Slots(Described, SharedFuture[T]):
         self._label = label
         self._created = time.time()
         self._missing = len(calls)
+        self._unsent = 1
+        self._size = 0
+        self._metadata = None
+        self._values = None
         if not calls:
             self._finish()
 

@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("directview")
 
-_Entry: TypeAlias = tuple[AbstractEventLoop, asyncio.Future[None]]
-"""One that awaits: its loop, and the future that wakes it."""
+_Waiter: TypeAlias = asyncio.Future[None]
+"""Of one that awaits: what wakes it, on its own loop."""
 
 _changing: Final = threading.RLock()
 """One for all results: see `SharedFuture`. In a child that is forked, nobody holds it."""
@@ -130,17 +130,18 @@ def _running_loop() -> AbstractEventLoop | None:
     return asyncio._get_running_loop()
 
 
-def _forget(waiting: list[_Entry] | None, entry: _Entry) -> None:
-    """Take `entry` out; the list is None, or another, when it has been woken already."""
-    if waiting is not None and entry in waiting:
-        waiting.remove(entry)
+def _forget(waiting: list[_Waiter] | None, waiter: _Waiter) -> None:
+    """Take `waiter` out; the list is None, or another, when it has been woken already."""
+    if waiting is not None and waiter in waiting:
+        waiting.remove(waiter)
 
 
-def _wake(waiting: list[_Entry] | None) -> None:
+def _wake(waiting: list[_Waiter] | None) -> None:
     if waiting is None:
         return
     here = _running_loop()
-    for loop, waiter in waiting:
+    for waiter in waiting:
+        loop = waiter.get_loop()
         if loop is here:
             _release(waiter)
             continue
@@ -164,21 +165,29 @@ class SharedFuture(concurrent.futures.Future[T]):
     _changing: ClassVar = _changing
     """Held for a moment by whoever changes what several threads look at, in any result. Whoever holds it
     takes no other lock."""
-    _state = PENDING
-    _result: Any = None
+    _state: str
+    _result: Any
     _exception: BaseException | None = None
     _waiting = 0
     _watched = False
-    _looked = False
+    _looked: bool
     _origin: Any = None
-    _awaiters: list[_Entry] | None = None
-    _followers: list[_Entry] | None = None
-    _done_callbacks: Any = None
+    _awaiters: list[_Waiter] | None
+    _followers: list[_Waiter] | None
+    _done_callbacks: Any
     _own_condition: threading.Condition | None = None
     _own_waiters: _Waiters | None = None
 
     def __init__(self, owner: CallOwner) -> None:
         self._owner = owner
+        # What every result comes to have. An attribute that a class's first few dozen objects didn't have
+        # gives each later one a dict of its own when it is set.
+        self._state = PENDING
+        self._result = None
+        self._looked = False
+        self._awaiters = None
+        self._followers = None
+        self._done_callbacks = None
 
     if TYPE_CHECKING:
         # And `_condition`: attributes, as the protocols of `concurrent.futures` have them.
@@ -354,20 +363,19 @@ class SharedFuture(concurrent.futures.Future[T]):
         """Wait without blocking, in any running loop. Cancelling it cancels the call if nobody else waits."""
         if self._state != FINISHED:
             self._owner.check_running()
-            loop = asyncio.get_running_loop()
-            entry = (loop, loop.create_future())
+            waiter: _Waiter = asyncio.get_running_loop().create_future()
             with _changing:
                 if self._state != FINISHED:
                     if self._awaiters is None:
                         self._awaiters = []
-                    self._awaiters.append(entry)
+                    self._awaiters.append(waiter)
             # Counted by being in the list; by hand, because nearly every call is awaited.
             try:
                 if self._state != FINISHED:
-                    yield from entry[1]
+                    yield from waiter
             except BaseException as error:
                 with _changing:
-                    _forget(self._awaiters, entry)
+                    _forget(self._awaiters, waiter)
                     last = isinstance(error, asyncio.CancelledError) and not self._is_waited_for()
                 if last:
                     self.cancel()
@@ -391,18 +399,18 @@ class SharedFuture(concurrent.futures.Future[T]):
         loop = asyncio.get_running_loop()
         self._watched = True  # before `ready` is asked again, so that no step goes by unseen
         while True:
-            entry = (loop, loop.create_future())
+            waiter: _Waiter = loop.create_future()
             with _changing:
                 if ready():
                     return
                 if self._followers is None:
                     self._followers = []
-                self._followers.append(entry)
+                self._followers.append(waiter)
             try:
-                yield from entry[1]
+                yield from waiter
             except BaseException:
                 with _changing:
-                    _forget(self._followers, entry)
+                    _forget(self._followers, waiter)
                 raise
 
     def _progressed(self) -> None:

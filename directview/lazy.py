@@ -69,7 +69,7 @@ class _Arrivals:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._ended: deque[AsyncResult[Any]] = deque()
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     def put(self, result: AsyncResult[Any]) -> None:
         """A result has ended. On any thread."""
@@ -96,10 +96,9 @@ class _Arrivals:
             with self._condition:
                 if self._ended:
                     return self._ended.popleft()
-                loop = asyncio.get_running_loop()
-                waiting = loop.create_future()
-                self._waiter = (loop, waiting)
-            await waiting
+                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._waiter = waiter
+            await waiter
 
 
 class LazyMap(Generic[T]):

@@ -24,6 +24,7 @@ from directview.errors import SerializationError
 from directview.wire.arena import arena
 from directview.wire.exceptions import capture
 from directview.wire.messages import ABORTED, FAILED, OK
+from directview.wire.objects import dumps
 from directview.wire.parcels import Packed, Parcel, pack, pack_small
 
 __all__ = ["Parked", "Runner"]
@@ -31,6 +32,8 @@ __all__ = ["Parked", "Runner"]
 _SWIFT: Final = 0.001
 """Seconds: a function whose last call was quicker may start before earlier results are sent."""
 _SWIFT_NAMES: Final = 1024
+_NOTHING: Final = pack((dumps(None),))
+"""The result of every call that returns None."""
 
 
 class Parked:
@@ -91,7 +94,8 @@ class Runner:
         begun = time.perf_counter()
         try:
             value, overlay = self._call(call)
-            if inspect.isawaitable(value) and not isinstance(value, asyncio.Future):
+            # None is what many calls return, and asking takes an abstract class.
+            if value is not None and inspect.isawaitable(value) and not isinstance(value, asyncio.Future):
                 self._suspend(call, _coroutine(value), overlay, started)
                 return True
             if isinstance(value, Parked):
@@ -124,6 +128,8 @@ class Runner:
         return self._steps.run_loaded(call.key, self._namespace, function, arguments)
 
     def _pack_value(self, call: Call, value: Any) -> Parcel:
+        if value is None:
+            return _NOTHING
         packed = self._namespace.dumps(value, part=f"the result of {call.name}")
         # What is detached goes by the controller, whole: that keeps it.
         return pack_small((packed,)) or pack((packed,), arena=b"" if call.detached else arena().reference)

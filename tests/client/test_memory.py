@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import logging
@@ -244,3 +245,30 @@ def test_what_calls_were_made_of_is_bounded_by_bytes() -> None:
     made_of(memory, 101, large)
     assert memory.request(101) is None
     assert memory.request(100) is not None
+
+
+def test_the_collector_does_not_go_through_what_calls_were_made_of() -> None:
+    """Ten thousand of them may be kept."""
+    memory = Memory()
+    for seq in range(1, 101):
+        made_of(memory, seq, requests_of(1, 10))
+    for _ in range(5):  # tuples within tuples: it may come to the outer ones first
+        gc.collect()
+    assert not any([gc.is_tracked(kept) for kept in memory._requests])
+
+
+async def test_a_result_has_no_dict_of_its_own_whatever_comes_to_be_set() -> None:
+    """It takes memory and the collector's time; one that doesn't have it keeps its attributes inside."""
+    results: list[Any] = [AsyncResult(OWNER, ((seq, 0),), single=True) for seq in range(200)]
+    waiting = [asyncio.ensure_future(_wait_for(result)) for result in results]
+    await asyncio.sleep(0)
+    for result in results:
+        result._mark_sent()
+        result._size += 10
+        result._deliver(0, CallMetadata(0, "", 1.0, 2.0, 3.0, "ok"), "value")
+    assert await asyncio.gather(*waiting) == ["value"] * 200
+    assert not [found for found in gc.get_referents(*results) if type(found) is dict]
+
+
+async def _wait_for(result: AsyncResult[Any]) -> Any:
+    return await result
