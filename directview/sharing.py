@@ -120,8 +120,11 @@ class _Put:
             self._sent.update({info.uuid: info.id for info in missing})
 
     def __del__(self) -> None:
-        if getattr(self, "_sent", None):
-            self._forget(self.token, self._sent)
+        if getattr(self, "_forget", None) is None:
+            return
+        client_is_there = self._forget(self.token, self._sent)
+        if self.segment is not None:
+            self.segment.reusable = client_is_there
 
 
 def _segment(packed: Packed) -> segments.Segment | None:
@@ -129,8 +132,8 @@ def _segment(packed: Packed) -> segments.Segment | None:
     if not arena().reference:
         return None
     try:
-        return segments.Segment(packed)
-    except (OSError, MemoryError):
+        return segments.Segment(packed, arena().sheets)
+    except MemoryError:
         return None
 
 
@@ -145,18 +148,24 @@ def _is_near(info: EngineInfo) -> bool:
     return near
 
 
-def _forgetting(client: Client) -> Callable[[bytes, dict[bytes, int]], None]:
-    """What tells engines that an object is needed no longer. It may be called by the garbage collector."""
+def _forgetting(client: Client) -> Callable[[bytes, dict[bytes, int]], bool]:
+    """What tells engines that an object is needed no longer, and whether there still is a client to do so.
+
+    It may be called by the garbage collector.
+    """
     reference = weakref.ref(client)
 
-    def forget(token: bytes, sent: dict[bytes, int]) -> None:
+    def forget(token: bytes, sent: dict[bytes, int]) -> bool:
         client = reference()
-        core = client._binding._core if client is not None else None
-        if core is not None:
+        core = client._binding._core if client is not None and not client._binding.closed else None
+        if core is None:
+            return False
+        if sent:
             try:
                 core.loop.call_soon_threadsafe(tell, token, sent)
             except RuntimeError:
-                pass  # The loop has ended, and the client with it.
+                return False  # The loop has ended, and the client with it.
+        return True
 
     def tell(token: bytes, sent: dict[bytes, int]) -> None:
         client = reference()

@@ -285,10 +285,11 @@ class Arena:
     def trim(self, seconds: float = IDLE_SECONDS) -> None:
         """Let go of what has not been used for that long: the slots' memory, and arenas of others.
 
-        Those keep the memory of a process that has ended. A transfer that goes on keeps what it reads.
+        Those keep the memory of a process that has ended. A transfer that goes on keeps what it reads. Sheets
+        that receivers keep are counted on, unless this is all to end (0 seconds).
         """
         since = time.monotonic() - seconds
-        self.sheets.trim(since)
+        self.sheets.trim(since, kept=not seconds)
         with self._lock:
             for reference in [key for key, (_, asked_at) in self._opened.items() if asked_at <= since]:
                 del self._opened[reference]

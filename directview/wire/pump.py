@@ -115,6 +115,7 @@ class Pump:
         self._seen_by_watchdog = 0
         self._loop.add_reader(self._fd, self._turn)
         self._watchdog_timer = self._loop.call_later(WATCHDOG_SECONDS, self._watch)
+        idle.started(self)
         self._schedule()
 
     @property
@@ -283,6 +284,7 @@ class Pump:
             self._closed = True
             self._loop.remove_reader(self._fd)
             self._watchdog_timer.cancel()
+            idle.stopped(self)
             self._emptied.clear()
             self._deferred.clear()
             self._socket.close(round(linger * 1000))

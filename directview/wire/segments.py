@@ -1,20 +1,19 @@
 """Objects that are put into shared memory once and read there by every process of the host, without a copy.
 
-A segment is a memory file that holds one pickled object: its stream and its buffers, which readers map and
-build arrays on. It is sealed when it has been written, so it never changes and never shrinks under a
-reader. It has no name. Its maker holds it open; who has mapped it keeps its memory after that, and when the
-last of them is gone, so is the memory. Readers find it as they find an arena (`directview.wire.arena`).
+A segment is a sheet (`directview.wire.sheets`) that holds one pickled object: its stream and its buffers,
+which readers map and build arrays on. They can't write to it, and its maker does not as long as anybody maps
+it. It is used again when its maker needs it no longer and the last reader has let go. Readers keep it mapped
+for a while, since it may be asked for again; what stands at its beginning tells them when it will not be.
+Readers find it as they find an arena (`directview.wire.arena`).
 
 Where it can't be found, on another host say, whoever needs it is sent the object once and holds it here.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
+import math
 import os
 import secrets
-import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -26,12 +25,12 @@ from directview.errors import SerializationError
 from directview.wire.idle import register
 from directview.wire.objects import loads
 from directview.wire.parcels import Packed
+from directview.wire.sheets import HEADER_BYTES, Bytes, Sheet, Sheets, borrow, is_retired
+from directview.wire.transfers import spread
 
 __all__ = ["Segment", "drop", "hold", "opened"]
 
 _TOKEN_BYTES: Final = 16
-_ALIGNED: Final = 64
-_MOST_BYTES: Final = 1 << 48
 
 
 class Segment:
@@ -39,66 +38,47 @@ class Segment:
 
     Args:
         packed: the object's pickle.
+        sheets: which it is put on one of.
 
     Raises:
-        MemoryError: there is not enough shared memory.
-        OSError: this system has no memory files.
+        MemoryError: there is not enough shared memory, or this system has no memory files.
     """
 
-    def __init__(self, packed: Packed) -> None:
+    def __init__(self, packed: Packed, sheets: Sheets) -> None:
         self.token = secrets.token_bytes(_TOKEN_BYTES)
+        self.reusable = True
+        """Whether its memory is kept for another one."""
         self._pid = os.getpid()
-        sizes = [len(packed.data), *[len(buffer) for buffer in packed.buffers]]
-        places, self.nbytes = _layout(sizes)
-        self._fd = os.memfd_create("directview-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            try:
-                os.posix_fallocate(self._fd, 0, self.nbytes)
-            except OSError as error:
-                raise MemoryError(f"no shared memory for {self.nbytes} bytes: {error.strerror}") from None
-            with mmap.mmap(self._fd, self.nbytes) as whole:
-                whole[:_TOKEN_BYTES] = self.token
-                for place, part in zip(places, [memoryview(packed.data), *packed.buffers], strict=True):
-                    whole[place : place + len(part)] = part
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
-        except BaseException:
-            os.close(self._fd)
-            self._fd = -1
-            raise
-        fields: Any = msgpack.packb((self._pid, self._fd, self.token, sizes))
+        self._sheets = sheets
+        self._sheet: Sheet | None = None
+        parts = [memoryview(packed.data), *packed.buffers]
+        sizes = [len(part) for part in parts]
+        starts, size = spread(sizes)
+        self.nbytes = HEADER_BYTES + size
+        sheet = self._sheet = sheets.take(size, self.token, lasting=True)
+        if sheet is None or not all([sheet.write(*each) for each in zip(starts, parts, strict=True)]):
+            raise MemoryError(f"no shared memory for {self.nbytes} bytes")
+        fields: Any = msgpack.packb((self._pid, sheet.fd, sheet.number, sizes))
         self.reference = bytes(fields)
 
     def __del__(self) -> None:
-        # A forked child closes its own copy of the descriptor, and nothing else.
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-_SEALS: Final = (
-    getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_WRITE", 8)
-)
-
-
-def _layout(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Where each part begins, and the size of all."""
-    places = []
-    end = _TOKEN_BYTES
-    for size in sizes:
-        start = -(-end // _ALIGNED) * _ALIGNED
-        places.append(start)
-        end = start + size
-    return places, end
+        # A forked child lets go of its own copy of the descriptor, and does nothing else.
+        sheet = getattr(self, "_sheet", None)
+        if sheet is not None and self._pid == os.getpid():
+            sheet.retire()
+            self._sheets.give_back(sheet, self.reusable)
 
 
 class _Found:
     """A segment, or an object that is held here, ready to be built as often as it is asked for."""
 
-    __slots__ = ("asked_at", "data", "views")
+    __slots__ = ("asked_at", "data", "views", "whole")
 
-    def __init__(self, data: bytes, views: Sequence[memoryview]) -> None:
+    def __init__(self, data: bytes, views: Sequence[memoryview], whole: Bytes | None = None) -> None:
         self.data = data
         self.views = views
+        self.whole = whole
+        """As it was mapped."""
         self.asked_at = time.monotonic()
 
 
@@ -120,6 +100,7 @@ def opened(token: bytes, reference: bytes) -> Any:
     if found is None:
         found = _map(token, reference)
         with _lock:
+            _let_go(-math.inf)
             found = _mapped.setdefault(token, found)
     found.asked_at = time.monotonic()
     return loads(found.data, found.views)
@@ -127,25 +108,18 @@ def opened(token: bytes, reference: bytes) -> Any:
 
 def _map(token: bytes, reference: bytes) -> _Found:
     try:
-        pid, fd, expected, sizes = msgpack.unpackb(reference, use_list=False)
-        places, nbytes = _layout(sizes)
-        file = os.open(f"/proc/{int(pid)}/fd/{int(fd)}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != nbytes or nbytes > _MOST_BYTES:
-                raise ValueError("not a segment")
-            whole = memoryview(mmap.mmap(file, nbytes, prot=mmap.PROT_READ))
-        finally:
-            os.close(file)
-        if not secrets.compare_digest(whole[:_TOKEN_BYTES], token) or expected != token:
+        pid, fd, number, sizes = msgpack.unpackb(reference, use_list=False)
+        starts, size = spread(sizes)
+        whole = borrow(int(pid), int(fd), token, int(number), size, writable=False)
+        if whole is None:
             raise ValueError("another segment")
-    except (OSError, ValueError, TypeError, msgpack.UnpackException) as error:
+    except (MemoryError, ValueError, TypeError, msgpack.UnpackException) as error:
         raise SerializationError(
             "an object that was shared (`rc.share`) is gone: its client has ended, or had let go of "
             f"it before this call was begun ({error})"
         ) from None
-    data, *views = [whole[place : place + size] for place, size in zip(places, sizes, strict=True)]
-    return _Found(bytes(data), views)
+    data, *views = [whole[start : start + size].data for start, size in zip(starts, sizes, strict=True)]
+    return _Found(bytes(data), views, whole)
 
 
 def hold(token: bytes, data: bytes, buffers: Sequence[Any]) -> None:
@@ -165,9 +139,13 @@ def drop(tokens: Sequence[bytes]) -> None:
 @register
 def _trim(seconds: float) -> None:
     """Let go of segments that nobody has asked for for that long. They are mapped again when they are."""
-    if not _mapped:
-        return
-    since = time.monotonic() - seconds
-    with _lock:
-        for token in [token for token, found in _mapped.items() if found.asked_at <= since]:
+    if _mapped:
+        with _lock:
+            _let_go(time.monotonic() - seconds)
+
+
+def _let_go(since: float) -> None:
+    """Of what nobody has asked for since then, and of what its maker needs no longer."""
+    for token, found in list(_mapped.items()):
+        if found.asked_at <= since or (found.whole is not None and is_retired(found.whole)):
             del _mapped[token]

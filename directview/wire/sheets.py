@@ -10,14 +10,16 @@ the sheet no longer itself and gets the lock alone. Another number then stands a
 message that was long on its way finds nothing, instead of other bytes.
 
 Used pages are written ten times as fast as fresh ones. So sheets are used again, and let go of when they have
-been idle for seconds. What receivers keep is theirs: the owner forgets such a sheet when it needs the room,
-and the memory goes with the last mapping. No access ends a process: a sheet can't shrink, and its pages are
-first written by `pwrite`, which says if there is no memory where a touch would kill.
+been idle for seconds. There is a bound for all of them, and what receivers keep counts for as long as they
+keep it. Only what the user has put there on purpose (`directview.sharing`) does not, while it is needed. No
+access ends a process: a sheet can't shrink, and its pages are first written by `pwrite`, which says if there
+is no memory where a touch would kill.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import resource
@@ -32,12 +34,13 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["HEADER_BYTES", "Sheet", "Sheets", "borrow", "crowded"]
+__all__ = ["HEADER_BYTES", "Bytes", "Sheet", "Sheets", "borrow", "crowded", "is_retired"]
 
 HEADER_BYTES: Final = 64
 """Token and number, before what is lent."""
 _NUMBERED: Final = struct.Struct("<16sq")
 _MOST_SHEETS: Final = 256
+"""That are counted, and no more than an eighth of the process's descriptors: each may have two."""
 _MOST_BORROWED: Final = 1024
 """Mappings of others' sheets that a process keeps: each has a descriptor."""
 _GRAIN: Final = 256 << 10
@@ -60,22 +63,33 @@ class Sheet:
         OSError: this system has no memory files, or no more descriptors.
     """
 
-    __slots__ = ("_allocated", "_bytes", "_map", "_populated", "fd", "number", "size", "used_at")
+    __slots__ = ("_allocated", "_map", "_populated", "fd", "lasting", "number", "size", "used_at")
 
     def __init__(self, size: int) -> None:
         self.fd = -1
         self.size = size
         self.number = 0
-        """Of this writing; 0: nobody needs what is in it."""
+        """Of this writing; 0: it is not needed here."""
+        self.lasting = False
+        """It was taken to last, and is not counted as long as it is needed."""
         self.used_at = 0.0
+        self._map: mmap.mmap | None = None
         self._allocated = 0
         self._populated = 0
         self.fd = os.memfd_create("directview-lent", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.fchmod(self.fd, 0o600)
         os.ftruncate(self.fd, HEADER_BYTES + size)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._map = mmap.mmap(self.fd, HEADER_BYTES + size)
-        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether a receiver has it."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        return False
 
     def begin(self, token: bytes, number: int) -> bool:
         """Write to it from now on, if nobody maps it.
@@ -96,6 +110,10 @@ class Sheet:
         self.number = number
         return True
 
+    def retire(self) -> None:
+        """What is in it is needed no longer: receivers that keep it only to look at it again may let go."""
+        os.pwrite(self.fd, _NUMBERED.pack(bytes(16), 0), 0)
+
     def write(self, start: int, part: memoryview) -> bool:
         """Copy bytes in, behind those that were written before.
 
@@ -104,10 +122,10 @@ class Sheet:
         """
         start += HEADER_BYTES
         end = start + len(part)
-        if end <= self._allocated:
+        if end <= self._allocated and (whole := self._whole()) is not None:
             if end > self._populated:
-                self._populate(start, end)
-            self._bytes[start:end] = np.frombuffer(part, np.uint8)
+                self._populate(whole, start, end)
+            np.frombuffer(whole, np.uint8, len(part), start)[:] = np.frombuffer(part, np.uint8)
             return True
         try:
             while part:
@@ -119,10 +137,19 @@ class Sheet:
         self._allocated = max(self._allocated, end)
         return True
 
-    def _populate(self, start: int, end: int) -> None:
+    def _whole(self) -> mmap.mmap | None:
+        """It, mapped here, which it is once it is used again; None if there is no descriptor for that."""
+        if self._map is None:
+            try:
+                self._map = mmap.mmap(self.fd, HEADER_BYTES + self.size)
+            except OSError:
+                return None
+        return self._map
+
+    def _populate(self, whole: mmap.mmap, start: int, end: int) -> None:
         start -= start % mmap.PAGESIZE
         try:
-            self._map.madvise(_POPULATE_WRITE, start, end - start)
+            whole.madvise(_POPULATE_WRITE, start, end - start)
         except OSError:
             pass  # An older kernel does it page by page.
         self._populated = end
@@ -150,60 +177,121 @@ class Sheets:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of shared memory that it has."""
-        return sum([sheet.size for sheet in self._sheets])
+        """Bytes of shared memory that count: all but what was taken to last and is still needed."""
+        return sum([sheet.size for sheet in self._counted()])
 
-    def take(self, size: int) -> Sheet | None:
-        """A sheet that nobody maps, to be given back; None if there is no room for one."""
+    @property
+    def lasting(self) -> int:
+        """How many there are that were taken to last, and are needed."""
+        return sum([1 for sheet in self._sheets if sheet.lasting and sheet.number])
+
+    def _counted(self) -> list[Sheet]:
+        return [sheet for sheet in self._sheets if not (sheet.lasting and sheet.number)]
+
+    def take(self, size: int, token: bytes = b"", lasting: bool = False) -> Sheet | None:
+        """A sheet that nobody maps, to be given back.
+
+        Args:
+            size: its bytes, at least.
+            token: by which others know this one; by default that of all.
+            lasting: it is for as long as the user likes, and the limit is not for it.
+
+        Returns:
+            The sheet; None if there is no room for it.
+        """
+        token = token or self._token
         with self._lock:
-            fitting = [
-                sheet
-                for sheet in self._sheets
-                if not sheet.number and size <= sheet.size <= size * _WASTE + _GRAIN
-            ]
-            for sheet in sorted(fitting, key=lambda sheet: sheet.size):
-                if sheet.begin(self._token, next(self._numbers)):
-                    return sheet
-            size = -(-size // _GRAIN) * _GRAIN
-            if not self._forget(self._limit - size, _MOST_SHEETS - 1):
-                return None
-            try:
-                sheet = Sheet(size)
-            except (OSError, ValueError):
-                return None
-            if not sheet.begin(self._token, next(self._numbers)):
-                return None
-            self._sheets.append(sheet)
+            sheet = self._again(size, token) or self._new(size, token, lasting)
+            if sheet is not None:
+                sheet.lasting = lasting
             return sheet
 
+    def _again(self, size: int, token: bytes) -> Sheet | None:
+        most = size * _WASTE + _GRAIN
+        fitting = [sheet for sheet in self._sheets if not sheet.number and size <= sheet.size <= most]
+        for sheet in sorted(fitting, key=lambda sheet: sheet.size):
+            if sheet.begin(token, next(self._numbers)):
+                return sheet
+        return None
+
+    def _new(self, size: int, token: bytes, lasting: bool) -> Sheet | None:
+        size = -(-size // _GRAIN) * _GRAIN
+        if not (lasting or self._forget(self._limit - size, _most_sheets() - 1)):
+            return None
+        try:
+            sheet = Sheet(size)
+        except (OSError, ValueError):
+            return None
+        if not sheet.begin(token, next(self._numbers)):
+            return None
+        self._sheets.append(sheet)
+        return sheet
+
     def _forget(self, nbytes: int, most: int) -> bool:
-        """Let go of what is not needed here, the oldest first, until so much is left; False if it is more.
+        """Let go of what is idle, the oldest first, until so much is left; False if it is more.
 
-        What receivers map lives on with them.
+        Then of what was shared, and is needed by receivers alone: it lives on with them.
         """
-        needed = [sheet for sheet in self._sheets if sheet.number]
-        if len(needed) > most or sum([sheet.size for sheet in needed]) > nbytes:
-            return False
-        idle = sorted([sheet for sheet in self._sheets if not sheet.number], key=lambda sheet: sheet.used_at)
-        while len(needed) + len(idle) > most or sum([sheet.size for sheet in needed + idle]) > nbytes:
-            self._sheets.remove(idle.pop(0))
-        return True
+        left = self._counted()
+        excess = sum([sheet.size for sheet in left]) - nbytes
+        beyond = len(left) - most
+        unneeded = sorted([sheet for sheet in left if not sheet.number], key=lambda sheet: sheet.used_at)
+        for sheet in sorted(unneeded, key=lambda sheet: sheet.lasting and sheet.mapped):
+            if excess <= 0 and beyond <= 0:
+                break
+            if sheet.lasting or not sheet.mapped:
+                self._sheets.remove(sheet)
+                excess -= sheet.size
+                beyond -= 1
+        return excess <= 0 and beyond <= 0
 
-    def give_back(self, sheet: Sheet) -> None:
-        """It is needed here no longer. Takes no lock: it may be called by the garbage collector."""
+    def give_back(self, sheet: Sheet, again: bool = True) -> None:
+        """It is needed here no longer. Never waits: it may be called by the garbage collector.
+
+        Args:
+            sheet: from `take`.
+            again: it may be used again. Otherwise it is let go of.
+        """
         sheet.used_at = time.monotonic()
         sheet.number = 0
+        if sheet.lasting and self._lock.acquire(blocking=False):
+            try:
+                if again:
+                    self._forget(self._limit, _most_sheets())
+                elif sheet in self._sheets:
+                    self._sheets.remove(sheet)
+            finally:
+                self._lock.release()
 
-    def trim(self, since: float) -> None:
-        """Let go of what nobody here has needed since then."""
+    def trim(self, since: float, *, kept: bool = False) -> None:
+        """Let go of what nobody here has needed since then.
+
+        Args:
+            since: that time.
+            kept: also of what receivers keep. It lives on with them, and counts no longer.
+        """
         with self._lock:
-            self._sheets = [sheet for sheet in self._sheets if sheet.number or sheet.used_at > since]
+            self._sheets = [
+                sheet
+                for sheet in self._sheets
+                if sheet.number or sheet.used_at > since or (sheet.mapped and not kept)
+            ]
 
     def close(self) -> None:
         """Let go of all. What others map keeps its memory."""
         with self._lock:
             self._limit = 0
             self._sheets.clear()
+
+
+def _descriptors() -> float:
+    """How many this process may have."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if files == resource.RLIM_INFINITY else files
+
+
+def _most_sheets() -> int:
+    return int(min(_MOST_SHEETS, _descriptors() // 8))
 
 
 _borrowed: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -213,13 +301,11 @@ _borrowing: Final = threading.Lock()
 
 def crowded() -> bool:
     """This process maps as many sheets as it should, for the sake of its descriptors."""
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    most = _MOST_BORROWED if files == resource.RLIM_INFINITY else min(_MOST_BORROWED, files // 4)
     with _borrowing:
-        return len(_borrowed) >= most
+        return len(_borrowed) >= min(_MOST_BORROWED, _descriptors() // 4)
 
 
-def borrow(pid: int, fd: int, token: bytes, number: int, size: int) -> Bytes | None:
+def borrow(pid: int, fd: int, token: bytes, number: int, size: int, *, writable: bool = True) -> Bytes | None:
     """Map what another process has lent.
 
     Args:
@@ -228,9 +314,10 @@ def borrow(pid: int, fd: int, token: bytes, number: int, size: int) -> Bytes | N
         token: of its sheets.
         number: of the writing.
         size: bytes.
+        writable: it is to be this process's own memory. Otherwise it can't be written to.
 
     Returns:
-        Writable memory of this process alone; None if that is there no longer, or can't be what it should be:
+        The memory; None if that is there no longer, or can't be what it should be:
         nothing is mapped but memory files of this user's processes that can't shrink.
 
     Raises:
@@ -257,7 +344,12 @@ def borrow(pid: int, fd: int, token: bytes, number: int, size: int) -> Bytes | N
         if not secrets.compare_digest(header, _NUMBERED.pack(token, number)):
             return None
         try:
-            mapped = mmap.mmap(file, HEADER_BYTES + size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+            flags, access = (
+                (mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+                if writable
+                else (mmap.MAP_SHARED, mmap.PROT_READ)
+            )
+            mapped = mmap.mmap(file, HEADER_BYTES + size, flags, access)
         except OSError as error:
             raise MemoryError(f"shared memory can't be mapped: {error.strerror}") from None
     finally:
@@ -265,3 +357,8 @@ def borrow(pid: int, fd: int, token: bytes, number: int, size: int) -> Bytes | N
     with _borrowing:
         _borrowed.add(mapped)
     return np.frombuffer(mapped, np.uint8, size, HEADER_BYTES)
+
+
+def is_retired(lent: Bytes) -> bool:
+    """Whether the owner of what was borrowed, and can't be written to, needs it no longer."""
+    return not _NUMBERED.unpack_from(memoryview(lent.base))[1]  # type: ignore[arg-type] # it is the mapping

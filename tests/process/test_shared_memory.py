@@ -265,24 +265,32 @@ def test_a_shared_object_is_the_object_read_only_and_not_sent_again(cluster: Clu
         assert rc.load_balanced_view().apply_sync(lambda table: table["name"], shared) == "table"
 
 
+def test_memory_of_shared_objects_is_used_again_when_engines_have_let_go(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        view = rc[:]
+        for n in range(8):
+            view.push({"table": rc.share(np.full(2_000_000, n))}, block=True)
+            gc.collect()
+        assert view.apply_sync(lambda: (int(table.min()), int(table.max()))) == [(7, 7)] * len(rc)  # type: ignore[name-defined]
+        assert arena().sheets.nbytes + arena().sheets.lasting * 16_000_000 < 60_000_000
+        view.execute("del table", block=True)
+        ones = rc.share(np.full(2_000_000, 1))
+        assert view.apply_sync(lambda a: int(a[0]), ones) == [1] * len(rc)
+    assert arena().sheets.lasting == 1
+    idle = arena().sheets.nbytes
+    del ones
+    assert arena().sheets.lasting == 0
+    assert arena().sheets.nbytes <= idle, "its client would have let go of it later, and is closed"
+
+
 def test_what_is_built_on_a_shared_object_outlives_it(cluster: Cluster) -> None:
     with cluster.connect_client_sync() as rc:
         array = pattern(8 << 20)
         rc[:].push({"kept": rc.share(array)}, block=True)
         gc.collect()
-        until(lambda: not _descriptors())
+        until(lambda: not arena().sheets.lasting)
         assert rc[:].apply_sync(lambda: int(kept.sum())) == [int(array.sum())] * len(rc)  # type: ignore[name-defined]
         rc[:].execute("del kept", block=True)
-
-
-def _descriptors() -> list[str]:
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except OSError:
-            continue
-    return [name for name in found if "directview-shared" in name]
 
 
 def test_a_shared_object_lives_as_long_as_a_call_that_waits(cluster: Cluster) -> None:
@@ -293,7 +301,7 @@ def test_a_shared_object_lives_as_long_as_a_call_that_waits(cluster: Cluster) ->
         assert waiting.get(30) == (8 << 20) // 8 - 1
         busy.get(30)
         del waiting
-        until(lambda: not _descriptors())
+        until(lambda: not arena().sheets.lasting)
 
 
 def test_engines_elsewhere_are_sent_a_shared_object_once(
@@ -356,7 +364,7 @@ def test_each_call_of_a_map_holds_what_its_function_shares(
         late.get(30)
         del mapped, dealt
         gc.collect()
-        until(lambda: not _descriptors())
+        until(lambda: not arena().sheets.lasting)
 
 
 def test_each_task_holds_what_its_function_shares(cluster: Cluster) -> None:

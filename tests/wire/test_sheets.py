@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import math
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from directview.wire import sheets
 from directview.wire.arena import Arena, Mapped, is_sheet
+from directview.wire.sheets import Sheet
 
 SIZE = 1 << 20
 TIMES = 20 if os.environ.get("DIRECTVIEW_HYPOTHESIS") == "long" else 1
@@ -123,14 +125,93 @@ def test_a_message_that_is_late_finds_nothing(lender: Arena, reader: Mapped) -> 
     assert (borrow(reader, new) == 2).all()
 
 
-def test_what_is_kept_by_receivers_counts_no_longer(lender: Arena, reader: Mapped) -> None:
+def test_what_is_kept_by_receivers_counts_until_they_let_go(lender: Arena, reader: Mapped) -> None:
     kept = []
-    for value in range(10):
+    for value in range(4):
         place = lend(lender, value)
         kept.append(borrow(reader, place))
         lender.free(place)
-        assert lender.sheets.nbytes <= 4 * SIZE
-    assert [int(whole.min()) for whole in kept] == [int(whole.max()) for whole in kept] == list(range(10))
+        assert lender.sheets.nbytes == (value + 1) * SIZE
+    lender.sheets.trim(math.inf)
+    assert lender.lend(SIZE) is None
+    assert [int(whole.min()) for whole in kept] == [int(whole.max()) for whole in kept] == list(range(4))
+    kept.pop()
+    lender.free(lend(lender, 9))
+    assert lender.sheets.nbytes == 4 * SIZE
+    assert (kept[2] == 2).all()
+
+
+def test_there_are_no_more_sheets_than_there_are_descriptors_for(
+    lender: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (16, 16))
+    places = [lend(lender, 1), lend(lender, 2)]
+    assert lender.lend(SIZE) is None
+    lender.free(places[0])
+    lender.free(lend(lender, 3, SIZE // 2))
+
+
+def last(lender: Arena, value: int, size: int = SIZE) -> Sheet:
+    """A sheet that is taken to last, full of this value."""
+    sheet = lender.sheets.take(size, b"t" * 16, lasting=True)
+    assert sheet is not None
+    assert sheet.write(0, np.full(size, value, np.uint8).data)
+    return sheet
+
+
+def borrow_lasting(sheet: Sheet) -> np.ndarray | None:
+    return sheets.borrow(os.getpid(), sheet.fd, b"t" * 16, sheet.number, SIZE, writable=False)
+
+
+def test_what_is_taken_to_last_counts_when_it_is_given_back(lender: Arena) -> None:
+    lasting = [last(lender, value) for value in range(6)]
+    assert lender.sheets.nbytes == 0
+    assert lender.sheets.lasting == 6
+    places = [lend(lender, 1) for _ in range(4)]
+    for sheet in lasting:
+        lender.sheets.give_back(sheet)
+        assert lender.sheets.nbytes == 4 * SIZE, "there is no room for it"
+    for place in places:
+        lender.free(place)
+    assert lender.sheets.lasting == 0
+    assert lender.sheets.nbytes == 4 * SIZE
+
+
+def test_what_is_taken_to_last_uses_memory_again_and_not_while_anybody_maps_it(lender: Arena) -> None:
+    first = last(lender, 1)
+    mapped = borrow_lasting(first)
+    assert mapped is not None
+    assert not mapped.flags.writeable
+    assert not sheets.is_retired(mapped)
+    first.retire()
+    lender.sheets.give_back(first)
+    assert sheets.is_retired(mapped)
+    assert borrow_lasting(first) is None
+    second = last(lender, 2)
+    assert second is not first
+    assert (mapped == 1).all()
+    lender.sheets.give_back(second)
+    del mapped
+    assert last(lender, 3) in (first, second)
+    assert lend(lender, 4) & ((1 << 20) - 1) in (first.fd, second.fd), "there is one pool"
+
+
+def test_what_was_taken_to_last_gives_way_when_receivers_keep_it(lender: Arena) -> None:
+    kept = []
+    for value in range(4):
+        sheet = last(lender, value)
+        kept.append(borrow_lasting(sheet))
+        lender.sheets.give_back(sheet)
+    assert lender.sheets.nbytes == 4 * SIZE
+    for _ in range(4):
+        lend(lender, 9)
+    assert lender.sheets.nbytes == 4 * SIZE
+    assert [int(whole.min()) for whole in kept if whole is not None] == list(range(4))
+
+
+def test_what_is_not_to_be_used_again_is_let_go_of_at_once(lender: Arena) -> None:
+    lender.sheets.give_back(last(lender, 1), again=False)
+    assert lender.sheets.nbytes == 0
 
 
 def test_no_more_is_lent_than_the_limit(lender: Arena) -> None:
@@ -163,9 +244,16 @@ def test_idle_sheets_are_given_back(lender: Arena, reader: Mapped) -> None:
     lender.free(place)
     lender.trim(60.0)
     assert lender.sheets.nbytes == SIZE
-    lender.trim(0.0)
-    assert lender.sheets.nbytes == 0
+    lender.sheets.trim(math.inf)
+    assert lender.sheets.nbytes == SIZE, "a receiver has it"
     assert (kept == 1).all()
+    lender.trim(0.0)
+    assert lender.sheets.nbytes == 0, "all is to end"
+    place = lend(lender, 2)
+    assert (kept == 1).all()
+    lender.free(place)
+    lender.sheets.trim(math.inf)
+    assert lender.sheets.nbytes == 0
 
 
 def test_a_sheet_outlives_its_owner() -> None:
