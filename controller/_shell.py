@@ -40,6 +40,7 @@ from directview.controller._registry import Engine
 from directview.controller._state import Controller, Settings
 from directview.controller._status import answer
 from directview.controller._store import Store
+from directview.controller._trimming import Trimming, one_heap
 from directview.controller.options import ControllerOptions
 from directview.controller.takeover import Registered, Takeover, remove_takeover
 from directview.folders import ProfileLock, stop_reason_file
@@ -101,6 +102,7 @@ class ControllerShell:
             self._lock.release()
 
     async def _serve(self) -> None:
+        one_heap()
         options = self._options
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -135,6 +137,7 @@ class ControllerShell:
             heartbeat=Heartbeat(options.heartbeat_interval, options.heartbeat_timeout),
         )
         self._listening = Listening(options, self._router, self._earlier)
+        self._trimming = Trimming(loop, lambda: self._meter.bytes_in)
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._signalled, f"its controller got {number.name}")
@@ -143,11 +146,13 @@ class ControllerShell:
                 self._end_metrics = serve_metrics(options.metrics, self._status_for_metrics)
             self._say_ready()
             self._watch.start()
+            self._trimming.look()
             self._turn()
             await self._finished.wait()
             await asyncio.sleep(_FAREWELL)
         finally:
             self._watch.close()
+            self._trimming.close()
             for timer in (self._timer, self._again, self._summing_up):
                 if timer is not None:
                     timer.cancel()
