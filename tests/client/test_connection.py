@@ -262,15 +262,13 @@ def test_a_timeout_waits_for_file_and_controller_but_not_for_an_explicit_path(tm
     timer = threading.Timer(0.2, appear)
     timer.start()
     try:
-        assert find("late", timeout=20).profile == "late"
+        assert find("late", timeout=60).profile == "late"
     finally:
         timer.join()
         for sock in held:
             sock.close()
-    before = time.monotonic()
     with pytest.raises(ConnectionFileNotFound):
-        find(path=tmp_path / "never.json", timeout=20)
-    assert time.monotonic() - before < 10
+        find(path=tmp_path / "never.json", timeout=1000)  # and not after that
 
 
 def test_the_first_address_where_somebody_listens_is_chosen(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from sklearn.svm import SVC
 
 import directview
 from directview import AsyncResult, Client, Cluster, LoadBalancedView, RemoteError, ViewExecutor, errors
+from tests.process.held import hold
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -74,11 +75,12 @@ def test_its_futures_raise_the_error_itself(v: LoadBalancedView) -> None:
             next(results)
 
 
-def test_wait_and_as_completed(v: LoadBalancedView) -> None:
+def test_wait_and_as_completed(v: LoadBalancedView, tmp_path: Path) -> None:
     executor = v.executor
-    fast, slow = executor.submit(nap, 0.0), executor.submit(nap, 0.5)
+    fast, slow = executor.submit(nap, 0.0), executor.submit(hold, tmp_path / "go on")
     done, still = concurrent.futures.wait([fast, slow], DEADLINE, return_when="FIRST_COMPLETED")
     assert (done, still) == ({fast}, {slow})
+    (tmp_path / "go on").touch()
     assert list(concurrent.futures.as_completed([slow, fast], DEADLINE)) == [fast, slow]
 
 
@@ -105,7 +107,7 @@ def test_map_in_chunks_and_in_time(v: LoadBalancedView) -> None:
     assert list(executor.map(abs, range(-10, 0), chunksize=4)) == list(range(10, 0, -1))
     assert len(v.history) - before == 3
     assert list(executor.map(abs, [])) == []
-    late = executor.map(nap, [0.0, 60.0], timeout=0.5)
+    late = executor.map(nap, [0.0, 60.0], timeout=2)
     assert next(late) == 0.0
     with pytest.raises(TimeoutError):
         next(late)

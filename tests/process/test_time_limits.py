@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import pytest
 
 from directview import AsyncResult, Client, Cluster, TaskTimeout
 from directview import TimeoutError as NotReady
+from tests.process.held import hold
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
-DEADLINE = 20.0
+DEADLINE = 40.0
 LONG = 60.0
 
 
@@ -60,9 +62,9 @@ def naps_forever() -> Iterator[int]:
     yield 1
 
 
-def swallows() -> str:
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end:
+def swallows(until: Path) -> str:
+    end = time.monotonic() + LONG
+    while time.monotonic() < end and not os.path.exists(until):
         try:
             time.sleep(0.05)
         except BaseException:  # noqa: BLE001 - as careless code does
@@ -71,9 +73,10 @@ def swallows() -> str:
 
 
 @pytest.mark.parametrize("function", [sleeps, spins, waits, swallows], ids=lambda f: f.__name__)
-async def test_at_the_limit_the_call_ends(rc: Client, function: Callable[[], Any]) -> None:
+async def test_at_the_limit_the_call_ends(rc: Client, function: Callable[..., Any], tmp_path: Path) -> None:
     """Whether or not it obeys, its waiters are told; nobody takes that for a poll that is not ready."""
-    result = rc[0].options(time_limit=0.2).apply_async(function)
+    given = [tmp_path / "enough"] if function is swallows else []
+    result = rc[0].options(time_limit=0.2).apply_async(function, *given)
     with pytest.raises(TaskTimeout) as caught:
         await result
     assert str(caught.value) == f"{function.__name__} on engine 0 was ended at its time limit of 0.2 s"
@@ -82,19 +85,21 @@ async def test_at_the_limit_the_call_ends(rc: Client, function: Callable[[], Any
     assert not result.cancelled()
     if function is swallows:
         assert result["status"] == "cancelled, still running"
+    (tmp_path / "enough").touch()
     await result.abort_async()
     assert isinstance(result.exception(), TaskTimeout)
     assert isinstance(rc.get_result(result.msg_ids).exception(), TaskTimeout)
 
 
-async def test_waiting_for_a_turn_counts(rc: Client) -> None:
+async def test_waiting_for_a_turn_counts(rc: Client, tmp_path: Path) -> None:
     """A call whose time is up before it starts never does."""
-    first = rc[0].apply_async(time.sleep, 0.5)
+    first = rc[0].apply_async(hold, tmp_path / "go on")
     queued = [rc[0].options(time_limit=0.1).execute("ran = True") for _ in range(50)]
     for result in queued:
         with pytest.raises(TaskTimeout):
             await result
     assert not first.done()
+    (tmp_path / "go on").touch()
     await first
     assert await rc[0].pull_async("globals().get('ran')") is None
     assert [result["started"] for result in queued] == [None] * 50
@@ -109,9 +114,9 @@ async def test_what_is_in_time_is_not_touched(rc: Client) -> None:
         assert result._timer is None
 
 
-async def test_every_operation_has_the_limit(rc: Client) -> None:
+async def test_every_operation_has_the_limit(rc: Client, tmp_path: Path) -> None:
     view = rc[:].options(time_limit=0.2)
-    blocked = rc[:].apply_async(time.sleep, 1.0)
+    blocked = rc[:].apply_async(hold, tmp_path / "go on")
     results: list[AsyncResult[Any]] = [
         view.execute("pass"),
         view.push_async({"a": 1}),
@@ -126,6 +131,7 @@ async def test_every_operation_has_the_limit(rc: Client) -> None:
         with pytest.raises(TaskTimeout, match=r"0\.2 s"):
             await result
     assert not blocked.done()
+    (tmp_path / "go on").touch()
     await blocked
 
 

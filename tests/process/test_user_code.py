@@ -20,7 +20,7 @@ from directview import Client, Cluster, RemoteError
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
-DEADLINE = 20.0
+DEADLINE = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,14 @@ async def forks_in_a_coroutine() -> int:
 
 
 def terminates_its_child() -> int:
+    heard, says = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(says, b"runs")
         time.sleep(60)
-    time.sleep(0.1)
+    os.read(heard, 4)
+    os.close(heard)
+    os.close(says)
     os.kill(pid, signal.SIGTERM)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -24,7 +24,7 @@ from directview.wire.sockets import SMALL_FRAME
 
 KINDS = ["ipc", "tcp", "curve", "memory", "memory-curve"]
 WITH_KEYS = ["curve", "memory-curve"]
-DEADLINE = 10.0
+DEADLINE = 40.0
 
 AnyLink = Link | MemoryLink
 AnyRouter = RouterLink | MemoryRouter

@@ -131,7 +131,7 @@ def wait(t):
 ar = dview.apply_async(wait, 0.2)
 # Now block for the result
 assert len(ar.get()) == 4
-assert all(0.2 <= seconds < 2 for seconds in ar.get())
+assert all(seconds >= 0.2 for seconds in ar.get())
 
 # Again in non-blocking mode
 ar = dview.apply_async(wait, 10)
@@ -142,7 +142,7 @@ tic = time.time()
 with Raises(TimeoutError) as caught:
     ar.get(1)
 assert str(caught.value) == "Result not ready."
-assert 0.9 < time.time() - tic < 5
+assert time.time() - tic > 0.9
 ar.abort()  # the page waits for its ten seconds to pass
 
 dview.block = False

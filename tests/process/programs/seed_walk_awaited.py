@@ -97,14 +97,14 @@ async def waiting(rc, dview):
         time.sleep(t)
         return time.time() - tic
 
-    assert all([0.1 <= seconds < 2 for seconds in await dview.apply_async(wait, 0.1)])
+    assert all([seconds >= 0.1 for seconds in await dview.apply_async(wait, 0.1)])
     ar = dview.apply_async(wait, 10)
     assert ar.ready() is False
     assert blocks(ar.get, 1)
     tic = time.monotonic()
     done, pending = await asyncio.wait([ar], timeout=0.5)
     assert (done, pending) == (set(), {ar})
-    assert 0.4 < time.monotonic() - tic < 5
+    assert time.monotonic() - tic > 0.4
     await ar.abort_async()
     assert ar.cancelled()
     pr_list = [dview.apply_async(wait, 0.02) for i in range(10)]
