@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from directview._balancing_tasks import Task
@@ -263,8 +264,7 @@ class Core(Deliveries):
         self.memory.made(slots, result, requests)
         self._inbox.append((requests, slots, name, result))
         if time_limit is not None:
-            until = time.monotonic() + time_limit
-            self._inbox.append(lambda: self._limit(result, time_limit, until))
+            self._inbox.append(partial(self._limit, result, time_limit, time.monotonic() + time_limit))
         if not self._sent_at_once(requests):
             self._wake()
 

@@ -48,6 +48,8 @@ __all__ = ["EngineShell"]
 
 log: Final = logging.getLogger("directview.engine")
 
+_LOOK: Final = 0.0001
+"""Seconds from one look for messages to the next, while quick calls wait: each look takes a system call."""
 _SLICE: Final = 0.002
 """Seconds of plain calls in a row before the loop gets its turn."""
 _SEND_PATIENCE: Final = 0.5
@@ -287,10 +289,14 @@ class EngineShell:
         self._turn()
 
     def _work(self) -> None:
-        until = time.perf_counter() + _SLICE
+        now = time.perf_counter()
+        until = now + _SLICE
+        next_look = now
         state = self._state
         while not (self._ended.is_set() or self._steps.ending):
-            self._read_everything()
+            if state.idle or now >= next_look:
+                self._read_everything()
+                next_look = now + _LOOK
             while state.to_cancel:
                 self._runner.cancel(state.to_cancel.pop())
             while state.gone:
@@ -302,7 +308,9 @@ class EngineShell:
             if call is None:
                 break
             # A coroutine takes its first step before the next call starts: the loop has to turn.
-            if self._runner.start(call) or time.perf_counter() > until:
+            suspended = self._runner.start(call)
+            now = time.perf_counter()
+            if suspended or now > until:
                 self._yield()
                 break
         self._outbox.flush()

@@ -36,6 +36,7 @@ _MAX_PARTS: Final = 1 << 17
 so that the body still fits into a header."""
 _MAX_BODY: Final = MAX_HEADER_BYTES * 3 // 4
 """The rest of the header is for everything else that a message says about a call."""
+_BYTES: Final = frozenset([bytes])
 _FRAME = True
 """Descriptor of a buffer that is the next frame of the message."""
 
@@ -141,7 +142,7 @@ class Unpacked:
         self,
         counts: Sequence[int],
         parts: list[Any],
-        to_fill: list[tuple[int, int]],
+        to_fill: Sequence[tuple[int, int]],
         options: dict[str, Any],
         source: Reader | None = None,
     ) -> None:
@@ -292,6 +293,8 @@ class Unpacked:
         """The objects: streams as bytes, buffers as writable memory. Only when nothing is missing."""
         if self.missing:
             raise RuntimeError(f"{self.missing} bytes are still missing")
+        if len(self._parts) == len(self._counts):  # streams only
+            return [Packed(bytes(stream), ()) for stream in self._parts]
         taken = []
         position = 0
         for count in self._counts:
@@ -343,6 +346,8 @@ def unpack(
         if type(count) is not int or count < 1:
             raise ProtocolError("parcel: an object without a stream")
     parts = list(descriptors)
+    if not frames and not told and _BYTES.issuperset(map(type, parts)):  # all is here, as nearly always
+        return Unpacked(counts, parts, (), options)
     to_fill: list[tuple[int, int]] = []
     position = 0
     for index, descriptor in enumerate(descriptors):
