@@ -173,16 +173,23 @@ def test_c_code_that_holds_the_interpreters_lock_is_looked_at_and_does_not_notic
     def sleeps_in_c(path: str) -> int:
         import ctypes
         import pathlib
+        import select
+        import struct
 
-        pathlib.Path(path).touch()
-        left: int = ctypes.PyDLL(None).sleep(2)  # which a signal would end, with what is left of it
-        return left
+        end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        pathlib.Path(f"{path} is open").touch()
+        asked = ctypes.create_string_buffer(struct.pack("ihh", end, select.POLLIN, 0))
+        found: int = ctypes.PyDLL(None).poll(asked, 1, 60_000)  # which a signal would end, with -1
+        os.close(end)
+        return found
 
-    mark = tmp_path / "running"
-    call = rc[0].apply_async(sleeps_in_c, str(mark))
-    until(mark.exists, "the call")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    call = rc[0].apply_async(sleeps_in_c, str(pipe))
+    until((tmp_path / "pipe is open").exists, "the call")
     text = rc.stack(0)[0]
-    assert call.get(DEADLINE) == 0
+    pipe.write_text("wake up")
+    assert call.get(DEADLINE) == 1
     assert "in sleeps_in_c" in text
 
 

@@ -28,6 +28,7 @@ from directview import (
     Many,
     TaskAborted,
 )
+from tests.process.held import hold
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -49,14 +50,15 @@ def v(rc: Client) -> DirectView[Many]:
 # --- names ----------------------------------------------------------------------------------------------
 
 
-def test_history_and_outstanding_name_calls(rc: Client, v: DirectView[Many]) -> None:
+def test_history_and_outstanding_name_calls(rc: Client, v: DirectView[Many], tmp_path: Path) -> None:
     before = len(rc.history)
-    result = v.apply_async(time.sleep, 0.2)
+    result = v.apply_async(hold, tmp_path / "go on")
     other = rc[0].apply_async(abs, -1)
     assert rc.history[before:] == result.msg_ids + other.msg_ids
     assert set(result.msg_ids) <= rc.outstanding
     assert v.history == result.msg_ids
     assert v.outstanding <= set(v.history)
+    (tmp_path / "go on").touch()
     result.get(DEADLINE)
     other.get(DEADLINE)
     assert v.outstanding == rc.outstanding == set()
@@ -98,7 +100,7 @@ def test_a_call_is_outstanding_as_soon_as_it_is_made(rc: Client, v: DirectView[M
 # --- results again --------------------------------------------------------------------------------------
 
 
-def test_results_can_be_asked_for_again(rc: Client, v: DirectView[Many]) -> None:
+def test_results_can_be_asked_for_again(rc: Client, v: DirectView[Many], tmp_path: Path) -> None:
     """Those of blocking calls and of dropped results too; whole, in part, or joined."""
     v.scatter("rank", range(4), flatten=True, block=True)
     assert v.pull("rank", block=True) == [0, 1, 2, 3]
@@ -117,10 +119,11 @@ def test_results_can_be_asked_for_again(rc: Client, v: DirectView[Many]) -> None
     assert list(found) == [5, 4, 3, 2, 1]
     joined = rc.get_result([mapped.msg_ids[0], again, -1])
     assert len(joined) == 1 + 4 + 4
-    running = v.apply_async(time.sleep, 0.1)
+    running = v.apply_async(hold, tmp_path / "go on")
     assert rc.get_result(running.msg_ids) is running
     assert rc.get_result(running.msg_ids[1]) is running.split()[1]
     assert not running.ready()
+    (tmp_path / "go on").touch()
     running.get(DEADLINE)
     with pytest.raises(ValueError, match="at least one"):
         rc.get_result([])
@@ -150,7 +153,7 @@ def test_errors_come_again(rc: Client) -> None:
     assert isinstance(rc.results[failed.msg_ids[0]], ZeroDivisionError)
 
 
-def test_results_and_metadata_by_name(rc: Client, v: DirectView[Many]) -> None:
+def test_results_and_metadata_by_name(rc: Client, v: DirectView[Many], tmp_path: Path) -> None:
     def say() -> int:
         print("said")
         return 5
@@ -164,21 +167,23 @@ def test_results_and_metadata_by_name(rc: Client, v: DirectView[Many]) -> None:
     assert len(rc.results) >= 4
     assert rc.metadata[name]["engine_id"] == 3
     assert rc.metadata[name]["stdout"] == "said\n"
-    running = v.apply_async(time.sleep, 0.1)
+    running = v.apply_async(hold, tmp_path / "go on")
     assert rc.metadata[running.msg_ids[0]]["status"] is None
     assert set(running.msg_ids) <= set(rc.metadata)
     with pytest.raises(KeyError, match="has not ended"):
         rc.results[running.msg_ids[0]]
+    (tmp_path / "go on").touch()
     running.get(DEADLINE)
 
 
-def test_result_status_says_what_has_ended(rc: Client, v: DirectView[Many]) -> None:
-    done, running = v.apply_async(abs, -1), v.apply_async(time.sleep, 0.2)
+def test_result_status_says_what_has_ended(rc: Client, v: DirectView[Many], tmp_path: Path) -> None:
+    done, running = v.apply_async(abs, -1), v.apply_async(hold, tmp_path / "go on")
     done.get(DEADLINE)
     status = rc.result_status([done.msg_ids[0], running])
     assert status == {"completed": [done.msg_ids[0]], "pending": running.msg_ids}
     assert rc.result_status(done.msg_ids, status_only=False)[done.msg_ids[1]] == 1
     assert len(rc.result_status(-1)["pending"]) == 4
+    (tmp_path / "go on").touch()
     running.get(DEADLINE)
     failed = v.execute("1/0")
     failed.wait()
@@ -198,7 +203,7 @@ def test_large_results_are_not_kept(rc: Client) -> None:
         rc.get_result(result.msg_ids)
 
 
-def test_results_can_be_purged(rc: Client, v: DirectView[Many]) -> None:
+def test_results_can_be_purged(rc: Client, v: DirectView[Many], tmp_path: Path) -> None:
     first, second = v.apply_async(abs, -1), rc[2].apply_async(abs, -2)
     rc.wait([first, second])
     v.purge_results(first)
@@ -207,13 +212,14 @@ def test_results_can_be_purged(rc: Client, v: DirectView[Many]) -> None:
     assert rc.results[second.msg_ids[0]] == 2
     rc.purge_local_results(targets=2)
     assert second.msg_ids[0] not in rc.results
-    third = v.apply_async(time.sleep, 0.2)
+    third = v.apply_async(hold, tmp_path / "go on")
     with pytest.raises(RuntimeError, match="has not ended"):
         rc.purge_results(third)
     rc.purge_results("all")
     assert len(rc.results) == 0
     rc.purge_everything()
     assert rc.history == third.msg_ids
+    (tmp_path / "go on").touch()
     third.get(DEADLINE)
     assert len(rc.results) == 4
 

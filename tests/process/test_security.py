@@ -34,7 +34,7 @@ from directview.wire.curve import fingerprint
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
-DEADLINE = 20.0
+DEADLINE = 40.0
 NOBODY = 65_534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -137,6 +137,12 @@ def test_keys_are_not_replaced_from_elsewhere(rc: Client) -> None:
         asyncio.run(distant.query("rotate_keys"))
 
 
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own."""
+    said = [sys.executable, "-m", "directview", *map(str, words)]
+    return subprocess.run(said, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
 def test_a_supervisors_key_makes_no_engine_and_an_engines_no_supervisor(rc: Client, tmp_path: Path) -> None:
     """Nor does either make a client. Each is told, and the log says whose key it was."""
     log = folder_of(rc) / "controller.log"
@@ -153,10 +159,7 @@ def test_a_supervisors_key_makes_no_engine_and_an_engines_no_supervisor(rc: Clie
     )  # fmt: skip
     assert engine.returncode == 1
     assert "the key presented is for role 'supervisor', not 'engine'" in engine.stderr
-    supervisor = subprocess.run(
-        [sys.executable, "-m", "directview", "add-engines", "-n", "1", "--file", str(path)],
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
+    supervisor = command("add-engines", "-n", "1", "--file", path)
     assert supervisor.returncode != 0
     until(lambda: "is for role 'engine', not 'supervisor'" in log.read_text(), "the reason in the log")
     for pair in pairs:
@@ -169,10 +172,7 @@ def test_a_file_without_a_supervisors_key_is_good_for_engines_alone(rc: Client, 
     """A copy of engine.json from which that pair was taken out."""
     found = {**contents(rc, "engine"), "supervisor_public": None, "supervisor_secret": None}
     path = str(file_of(tmp_path / "engine.json", found))
-    refused = subprocess.run(
-        [sys.executable, "-m", "directview", "add-engines", "-n", "1", "--file", path],
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
+    refused = command("add-engines", "-n", "1", "--file", path)
     assert refused.returncode != 0
     assert "no key for a supervisor" in refused.stderr
     engine = subprocess.Popen([sys.executable, "-m", "directview", "engine", "--file", path])
@@ -198,10 +198,7 @@ def test_a_clients_key_makes_no_supervisor(rc: Client, tmp_path: Path) -> None:
     as_supervisor = {"supervisor_public": found["public"], "supervisor_secret": found["secret"]}
     path = file_of(tmp_path / "engine.json", {**found, **as_supervisor, "role": "engine"})
     before = len(asyncio.run(rc.query("status"))["supervisors"])
-    done = subprocess.run(
-        [sys.executable, "-m", "directview", "engine", "--file", str(path)],
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
+    done = command("engine", "--file", path)
     assert done.returncode != 0
     assert len(rc) == 2
     assert len(asyncio.run(rc.query("status"))["supervisors"]) == before

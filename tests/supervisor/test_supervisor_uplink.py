@@ -57,7 +57,9 @@ async def connected(sessions: list[StandinSession]) -> tuple[LinkUplink, Standin
     heard: list[Message] = []
     uplink = LinkUplink(b"s" * 16)
     uplink.start("engine.json", heard.append, lambda reason: None)
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        while not sessions or sessions[0].link is None:  # noqa: ASYNC110 - it takes a turn or two
+            await asyncio.sleep(0)
     return uplink, sessions[0], heard
 
 
