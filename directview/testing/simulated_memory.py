@@ -78,6 +78,10 @@ class SimulatedMemory:
         self.sheets[place][start : start + len(part)] = np.frombuffer(part, np.uint8)
         return True
 
+    def reserve(self) -> object | None:
+        """What mapping a sheet takes; None: it can't be done."""
+        return None if self._random.random() < 0.1 else object()
+
     def borrow(self, place: int, size: int) -> np.ndarray[Any, Any] | None:
         """A sheet, which is filled further; None if it is lent no longer."""
         sheet = self.sheets.get(place)

@@ -32,7 +32,7 @@ import msgpack
 import numpy as np
 
 from directview.wire.idle import IDLE_SECONDS, register
-from directview.wire.sheets import Sheet, Sheets, borrow, crowded
+from directview.wire.sheets import Reserved, Sheet, Sheets, borrow, crowded
 
 __all__ = [
     "LENT_BYTES",
@@ -104,6 +104,9 @@ class Reader(Protocol):
     def read(self, place: int, size: int, take: Callable[[memoryview], None]) -> bool:
         """Have `take` copy a piece out; False if the place holds something else by now, or did meanwhile."""
         ...
+
+    def reserve(self) -> object | None:
+        """What `borrow` will need, to be let go of right before it; None: there is nothing to map with."""
 
     def borrow(self, place: int, size: int) -> Bytes | None:
         """A sheet as writable memory of one's own, filled or to be filled; None if it isn't there."""
@@ -359,6 +362,13 @@ class Mapped:
         self._token = token
         self._slot_bytes = slot_bytes
         self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
+
+    def reserve(self) -> Reserved | None:
+        """Descriptors for mapping a sheet; None if this process has none left."""
+        try:
+            return Reserved()
+        except OSError:
+            return None
 
     def borrow(self, place: int, size: int) -> Bytes | None:
         """Map a sheet: see `directview.wire.sheets.borrow`.

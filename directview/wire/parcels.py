@@ -134,8 +134,8 @@ class Unpacked:
     """A parcel that has arrived, or (while `missing` is not 0) whose chunks are still on their way."""
 
     __slots__ = (
-        "_counts", "_current", "_filled", "_parts", "_sheet", "_to_fill", "options", "received", "size",
-        "source",
+        "_counts", "_current", "_filled", "_parts", "_reserved", "_sheet", "_to_fill", "options", "received",
+        "size", "source",
     )  # fmt: skip
 
     def __init__(
@@ -158,8 +158,9 @@ class Unpacked:
         self.size = sum([size for _, size in to_fill]) if to_fill else 0
         """Bytes that come as chunks."""
         self.received = 0
-        self.source = source
-        """Its sender's arena, if it can be read from here."""
+        self._reserved = source.reserve() if source is not None else None
+        self.source = source if self._reserved is not None else None
+        """Its sender's arena, if it can be read from here, whatever comes."""
 
     @property
     def missing(self) -> int:
@@ -235,6 +236,7 @@ class Unpacked:
         if not self.received:
             sizes = [size for _, size in self._to_fill]
             starts, whole = spread(sizes)
+            self._reserved = None
             sheet = source.borrow(place, whole)
             if sheet is None:
                 return False
@@ -250,6 +252,7 @@ class Unpacked:
 
     def _leave_sheet(self) -> None:
         """Copy what has come on a sheet: the rest comes another way, or the sheet is to be let go."""
+        self._reserved = None
         if not self._sheet:
             return
         self._sheet = 0

@@ -29,12 +29,13 @@ import struct
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["HEADER_BYTES", "Bytes", "Sheet", "Sheets", "borrow", "crowded", "is_retired"]
+__all__ = ["HEADER_BYTES", "Bytes", "Reserved", "Sheet", "Sheets", "borrow", "crowded", "is_retired"]
 
 HEADER_BYTES: Final = 64
 """Token and number, before what is lent."""
@@ -303,6 +304,24 @@ def crowded() -> bool:
     """This process maps as many sheets as it should, for the sake of its descriptors."""
     with _borrowing:
         return len(_borrowed) >= min(_MOST_BORROWED, _descriptors() // 4)
+
+
+class Reserved:
+    """Descriptors that are needed soon, to map a sheet: two, which go back when nobody refers to this.
+
+    Raises:
+        OSError: there are none.
+    """
+
+    __slots__ = ("_both",)
+
+    def __init__(self) -> None:
+        self._both: Sequence[int] = ()
+        self._both = os.pipe()
+
+    def __del__(self) -> None:
+        for fd in self._both:
+            os.close(fd)
 
 
 def borrow(pid: int, fd: int, token: bytes, number: int, size: int, *, writable: bool = True) -> Bytes | None:

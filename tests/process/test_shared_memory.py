@@ -108,6 +108,33 @@ def test_what_engines_keep_is_not_changed_by_what_is_sent_after_it(cluster: Clus
         view.execute("del kept0, kept1, kept2", block=True)
 
 
+def test_an_engine_without_descriptors_is_sent_a_copy(cluster: Cluster) -> None:
+    with cluster.connect_client_sync() as rc:
+        view, whole = rc[:], pattern(20 << 20)
+        view.push({"mine": whole}, block=True)  # From now on the engine reads this process's slots.
+        rc[0].execute(
+            "import os, resource\n"
+            "limits = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))\n"
+            "spent = []\n"
+            "try:\n"
+            "    while True:\n"
+            "        spent.append(os.dup(0))\n"
+            "except OSError:\n"
+            "    pass",
+            block=True,
+        )
+        try:
+            view.push({"mine": whole}, block=True)
+            rc[0].push({"alone": whole}, block=True)
+            assert rc[0].apply_sync(lambda: (int(mine.sum()), int(alone.sum()))) == (int(whole.sum()),) * 2  # type: ignore[name-defined]
+        finally:
+            rc[0].execute("for fd in spent: os.close(fd)", block=True)
+            rc[0].execute("resource.setrlimit(resource.RLIMIT_NOFILE, limits)", block=True)
+        assert rc[1].apply_sync(lambda: int(mine.sum())) == int(whole.sum())  # type: ignore[name-defined]
+        view.execute("del mine", block=True)
+
+
 def killed_while_it_receives(pid: int, send: Callable[[], AsyncResult[Any]]) -> None:
     """It has stopped before, so that it cannot be done with it first; the sender's memory comes back."""
     os.kill(pid, signal.SIGSTOP)

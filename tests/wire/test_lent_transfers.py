@@ -157,6 +157,24 @@ def test_who_maps_too_many_has_a_copy(memory: SimulatedMemory, monkeypatch: pyte
     assert arrived(peer) == parts
 
 
+def test_who_cannot_map_one_is_not_counted_among_those_who_share(
+    memory: SimulatedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel, parts = sent(100, memory=memory)
+    able = arriving(parcel, memory)
+    monkeypatch.setattr(memory, "reserve", lambda: None)
+    peers = [able, arriving(parcel, memory)]
+    assert [peer.source is not None for peer in peers] == [True, False]
+    transfer = Outgoing(parcel.chunks, (0, 1), PACE, memory)
+    while any(peer.missing for peer in peers):
+        for id, peer in enumerate(peers):
+            transfer.grant(id, min(100, peer.received + 60), peer.received, peer.source is not None)
+        for piece in transfer.ready(patient=False):
+            for id in piece.receivers:
+                assert take(piece, peers[id], 100)
+    assert [arrived(peer) for peer in peers] == [parts] * 2
+
+
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(9, 90), min_size=1, max_size=5),

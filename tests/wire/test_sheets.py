@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -304,6 +305,29 @@ def test_a_sheet_cannot_shrink_under_its_readers(lender: Arena) -> None:
     place = lend(lender, 1)
     with pytest.raises(PermissionError):
         os.ftruncate(place & ((1 << 20) - 1), 0)
+
+
+def test_descriptors_for_mapping_are_kept_until_they_are_needed(lender: Arena, reader: Mapped) -> None:
+    place = lend(lender, 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reserved = reader.reserve()
+    assert reserved is not None
+    spent = []
+    try:
+        most = max(map(int, os.listdir("/proc/self/fd"))) + 8
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+        with suppress(OSError):
+            while True:
+                spent.append(os.dup(place & ((1 << 20) - 1)))
+        assert reader.reserve() is None
+        with pytest.raises(MemoryError):
+            reader.borrow(place, SIZE)
+        del reserved
+        assert (borrow(reader, place) == 1).all()
+    finally:
+        for fd in spent:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_process_says_when_it_maps_too_many(
