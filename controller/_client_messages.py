@@ -105,6 +105,7 @@ def _submit(
 def _raise_watermark(controller: Controller, client: Client, watermark: int) -> None:
     """Note it, and tell engines that it would not reach with the calls, which wait here."""
     client.watermark = watermark
+    controller.heirs.taken(client, ())
     for id in list(client.paused):
         engine = controller.registry.engines.get(id)
         if engine is None or not engine.queue.is_paused(client.uuid):
@@ -167,6 +168,7 @@ def _ack(
     _own(message.client, client)
     if message.watermark > client.watermark:
         _raise_watermark(controller, client, message.watermark)
+    controller.heirs.taken(client, message.seqs)
     if len(message.seqs) == 1:
         _forward(controller, (message.seqs[0][0],), header)
         return

@@ -202,6 +202,18 @@ class Box:
         """Whether its result is on its way."""
         return key in self._arriving
 
+    def arriving(self) -> Collection[Key]:
+        """The calls whose results are on their way."""
+        return self._arriving.keys()
+
+    def has_ended(self, key: Key) -> bool:
+        """Whether it is known how this call ended."""
+        return key in self._kept or key in self._dropped
+
+    def has_result(self, key: Key) -> bool:
+        """Whether its result is here, or was."""
+        return key in self._dropped or (key in self._kept and self._kept[key].status != LOST)
+
     def open_of(self, client: bytes) -> frozenset[int]:
         """seqs of all detached calls of this client that go on."""
         return frozenset(self._open.get(client, ()))
@@ -209,6 +221,11 @@ class Box:
     def clients(self) -> Collection[bytes]:
         """Who has detached calls that go on."""
         return self._open.keys()
+
+    def withdrawn(self, key: Key) -> None:
+        """Nobody has this call, but its client: that will send it again, or not."""
+        self._forget_arriving(key)
+        self._close(key)
 
     # --- calls that end -----------------------------------------------------------------------------------
 
@@ -264,6 +281,12 @@ class Box:
         self._end(key, Kept(when, item.status, item.started, item.completed, arriving.uuid, sizes, data, {}))
 
     def _end(self, key: Key, kept: Kept) -> None:
+        self._close(key)
+        self._put(key, kept)
+        self.ended.append(key)
+        self._make_room(kept.at)
+
+    def _close(self, key: Key) -> None:
         client, seq, engine = key
         seqs = self._open.get(client, {})
         engines = seqs.get(seq, set())
@@ -272,9 +295,6 @@ class Box:
             seqs.pop(seq, None)
         if not seqs:
             self._open.pop(client, None)
-        self._put(key, kept)
-        self.ended.append(key)
-        self._make_room(kept.at)
 
     def _put(self, key: Key, kept: Kept) -> None:
         before = self._kept.pop(key, None)

@@ -99,7 +99,10 @@ class Rotate(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """Write down results of detached calls, or forget them (None). Comes only where there is a store."""
+    """Write down results of detached calls, or forget them (None); then call `Controller.kept`.
+
+    That is called when it can't be done, too. Comes only where there is a store.
+    """
 
     changes: Sequence[tuple[Any, Any]]
     """Keys and what is kept, as of `directview.controller._detached`."""

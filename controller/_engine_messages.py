@@ -15,6 +15,7 @@ from directview.wire.messages import (
     Forget,
     Goodbye,
     Grant,
+    Kept,
     Output,
     Paused,
     ProtocolError,
@@ -147,6 +148,16 @@ def _resume(
         controller.engine_ready(engine)
 
 
+def _kept(
+    controller: Controller, engine: Engine, message: Kept, header: bytes, frames: Sequence[Any], now: float
+) -> None:
+    """Results of detached calls that it has. Those of a client that is gone it was told to send."""
+    _own(message.engine, engine)
+    client = controller.registry.clients.get(message.client)
+    if client is not None:
+        controller.heirs.held(engine, client, message.seqs)
+
+
 def _goodbye(
     controller: Controller,
     engine: Engine,
@@ -165,6 +176,7 @@ HANDLERS: Final[dict[type[Any], Callable[..., None]]] = {
     Grant: _grant,
     Output: _output,
     Paused: _paused,
+    Kept: _kept,
     Resume: _resume,
     Goodbye: _goodbye,
 }

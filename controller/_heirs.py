@@ -2,6 +2,10 @@
 
 An heir does as its client did: it asks an engine that has come back about the calls, grants the chunks of
 large results, and acknowledges what it has. What is kept, and for how long, is the box's affair.
+
+An engine needs two words to drop the result of a detached call: its client's, that it has it, and ours, that
+it is kept (`Kept`), since others may ask for it when its client and this controller have crashed. Where there
+is a store, ours is said when that has written the result. An heir says both at once then.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from directview.controller._detached import Box, Key, chunked_bytes, key_of
+from directview.controller._detached import Box, Key, chunked_bytes, key_of, msg_id_of
 from directview.controller._effects import Keep
 from directview.controller._queues import Entry
 from directview.controller._registry import Client, Engine
@@ -25,6 +29,7 @@ from directview.wire.messages import (
     Chunk,
     Forget,
     Grant,
+    Kept,
     Query,
     Result,
     ResultItem,
@@ -68,6 +73,12 @@ class Heirs:
         """Clients whose end this controller has seen: it knows which of their calls are detached."""
         self._aside: dict[bytes, list[Entry]] = {}
         """By engine that comes back: what waited for it of clients that are gone."""
+        self._unsaid: dict[Key, None] = {}
+        """Calls whose results are here, and whose engines have not been told that they are kept."""
+        self._writing: dict[Key, int] = {}
+        """How many times the store is writing something of these calls."""
+        self._alone: set[Key] = set()
+        """Calls of which the client takes no more of what still comes: the rest is asked for in its place."""
 
     def _has_heir(self, client: bytes) -> bool:
         return client not in self._controller.registry.clients
@@ -78,7 +89,10 @@ class Heirs:
     # --- clients that go ------------------------------------------------------------------------------------
 
     def take_over(self, client: bytes, engine: Engine, now: float) -> set[int]:
-        """A client is gone: the seqs of its calls that go on with this engine."""
+        """A client is gone: the seqs of its calls that go on with this engine.
+
+        An engine that is away is asked about them when it is back.
+        """
         if client not in self.only_read_of:
             self._gone[client] = None
         if len(self._gone) > _MOST_GONE:
@@ -89,7 +103,7 @@ class Heirs:
                 self._lost(key, engine, _NOT_SENT, False, now)
         kept = set(self.box.of(client, engine.id))
         there = {entry.item.seq for entry in engine.queue.line_of(client)}
-        for seq in kept - there:
+        for seq in kept - there if engine.ready else ():
             key = (client, seq, engine.id)
             # Of one whose result had begun to come, the engine sends it again: for the heir.
             if not engine.queue.dispatched(client, seq) and not self.box.arrives(key):
@@ -99,6 +113,7 @@ class Heirs:
 
     def _lost(self, key: Key, engine: Engine, reason: str, started: bool, now: float) -> None:
         told = {"reason": reason, "started": started}
+        self._alone.discard(key)
         self.box.lost(key, b"", told, self._when(now))
 
     # --- what engines say -----------------------------------------------------------------------------------
@@ -122,17 +137,24 @@ class Heirs:
             position += item.nframes
             key = (client, item.seq, engine.id)
             goes_on = box.goes_on(key)
+            if key in self._unsaid:
+                continue
             if item.status == UNKNOWN or item.status == FORGOTTEN:
                 if heir and goes_on:
                     self._lost(key, engine, _NOT_SENT, item.status == FORGOTTEN, now)
-            elif heir and not goes_on and client in self._gone:
-                done.append(item.seq)  # It was running when its client went, and nobody wants it.
+                elif goes_on:
+                    self._withdrawn(key, now)
+            elif heir and not goes_on and (client in self._gone or box.has_result(key)):
+                done.append(item.seq)  # It ran when its client went, and nobody wants it; or it is here.
             elif goes_on or heir:
                 whole = box.result(key, engine.uuid, item, part, self._when(now))
                 if whole:
-                    done.append(item.seq)
-                elif heir:
+                    self._unsaid[key] = None
+                elif heir or self._has_taken(key):
+                    self._alone.add(key)
                     self._grant(engine, key)
+                else:
+                    self._alone.discard(key)
         if heir:
             self._acknowledge(engine, client, done)
 
@@ -140,11 +162,70 @@ class Heirs:
         """A piece of a result."""
         key = (message.client, message.seq, engine.id)
         whole = bool(frames) and self.box.chunk(key, message.offset, frames[0], self._when(now))
-        if self._has_heir(message.client):
-            if whole:
-                self._acknowledge(engine, message.client, [message.seq])
-            else:
+        if whole:
+            self._unsaid[key] = None
+            self._alone.discard(key)
+        elif key in self._alone:
+            self._grant(engine, key)
+
+    def _has_taken(self, key: Key) -> bool:
+        client = self._controller.registry.clients.get(key[0])
+        return client is not None and key[1] < client.watermark
+
+    def taken(self, client: Client, named: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """A client has these results, and those below its watermark, or wants no more of them.
+
+        Of a large one that it had half of it asks for no more: we do, for others.
+        """
+        arriving = self.box.arriving()
+        if not arriving:
+            return
+        keys = [(client.uuid, seq, id) for id, seqs in named for seq in seqs]
+        done = [key for key in arriving if key[0] == client.uuid and self._has_taken(key)]
+        for key in (*keys, *done):
+            engine = self._controller.registry.engines.get(key[2])
+            if engine is not None and key in arriving and key not in self._alone:
+                self._alone.add(key)
                 self._grant(engine, key)
+
+    def held(self, engine: Engine, client: Client, seqs: Sequence[int]) -> None:
+        """An engine that has come back has these results: those that are not here will come once more."""
+        known = []
+        for seq in seqs:
+            key = (client.uuid, seq, engine.id)
+            if self.box.has_ended(key):
+                self._unsaid[key] = None
+                known.append(key)
+            else:
+                self.box.adopted(client.uuid, (seq,), engine.id)
+                client.engines.add(engine.id)
+                engine.queue.adopt(client.uuid, seq)
+        engine.queue.started(client.uuid, seqs)  # They take nobody's place, however late their client is.
+        self._say_kept(known)
+
+    def written(self, keys: Sequence[Key]) -> None:
+        """The store has written what it was given of these calls."""
+        for key in keys:
+            self._writing[key] -= 1
+            if not self._writing[key]:
+                del self._writing[key]
+        self._say_kept(keys)
+
+    def _say_kept(self, keys: Sequence[Key]) -> None:
+        """Tell engines which of these results are kept. One that is away asks when it is back."""
+        parts: dict[tuple[bytes, int], list[int]] = {}
+        for key in keys:
+            if key in self._unsaid and key not in self._writing:
+                del self._unsaid[key]
+                parts.setdefault((key[0], key[2]), []).append(key[1])
+        for (client, id), seqs in parts.items():
+            engine = self._controller.registry.engines.get(id)
+            if engine is None or not engine.ready:
+                continue
+            if self._has_heir(client):
+                self._acknowledge(engine, client, seqs)
+            else:
+                self._controller.send(engine.route, Kept(client, id, tuple(seqs)))
 
     def _grant(self, engine: Engine, key: Key) -> None:
         due = self.box.due_grant(key, GRANT_AHEAD)
@@ -157,15 +238,17 @@ class Heirs:
             return
         if seqs:
             self._controller.send(engine.route, Ack(client, 0, ((engine.id, tuple(seqs)),)))
-        if not self.box.of(client, engine.id) and seqs:
+        if not seqs or self.box.of(client, engine.id):
+            return
+        if not any(key[0] == client and key[2] == engine.id for key in self._unsaid):
             self._controller.send(engine.route, Forget(client))
 
     # --- engines that come back, or don't -------------------------------------------------------------------
 
     def set_aside(self, engine: Engine) -> None:
-        """It begins anew: what waited for it of clients that are gone, only this controller has."""
-        gone = [client for client in self.box.clients() if self._has_heir(client)]
-        entries = [entry for client in gone for entry in engine.queue.line_of(client)]
+        """It begins anew: what waited for it of clients that are gone, or will be by then, only we have."""
+        waiting = [entry for client in self.box.clients() for entry in engine.queue.line_of(client)]
+        entries = [entry for entry in waiting if self.box.goes_on((entry.client, entry.item.seq, engine.id))]
         if entries:
             self._aside.setdefault(engine.uuid, []).extend(entries)
 
@@ -173,7 +256,7 @@ class Heirs:
         """It has said what it holds: give it what waited, and ask about the rest."""
         waited: dict[bytes, set[int]] = {}
         for entry in self._aside.pop(engine.uuid, ()):
-            if self._has_heir(entry.client):
+            if self._has_heir(entry.client) and not chunked_bytes(entry.item.body):
                 engine.queue.put(entry)
                 waited.setdefault(entry.client, set()).add(entry.item.seq)
                 self._controller.dirty[engine.id] = engine
@@ -184,13 +267,18 @@ class Heirs:
                 self._controller.send(engine.route, Resume(client, items, False))
 
     def engine_died(
-        self, engine: Engine, reason: str, given: dict[bytes, list[int]], known: Postmortem, now: float
+        self, engine: Engine, reason: str, waiting: dict[bytes, list[int]], known: Postmortem, now: float
     ) -> None:
-        """Its calls can't be answered any more. `given`: seqs by client that it may have begun."""
-        self._aside.pop(engine.uuid, None)
+        """Its calls can't be answered any more.
+
+        `waiting`: seqs by client that it has not been given. Of others that is not sure: a controller that
+        has taken over does not know what its engines have until they have come back.
+        """
+        aside = {(entry.client, entry.item.seq) for entry in self._aside.pop(engine.uuid, ())}
         for client in list(self.box.clients()):
-            begun = set(given.get(client, ()))
-            for seq in self.box.of(client, engine.id):
+            calls = self.box.of(client, engine.id)
+            begun = {seq for seq in calls if (client, seq) not in aside} - set(waiting.get(client, ()))
+            for seq in calls:
                 told = {
                     "exit_code": engine.exit_code,
                     "reason": reason,
@@ -200,6 +288,7 @@ class Heirs:
                     "peak_memory": known.peak,
                     "last_words": known.said,
                 }
+                self._alone.discard((client, seq, engine.id))
                 self.box.lost((client, seq, engine.id), engine.uuid, told, self._when(now))
 
     def aborted(self, client: bytes, engine: Engine, seqs: Sequence[int], now: float) -> None:
@@ -269,6 +358,14 @@ class Heirs:
         self._count += 1
         self._controller.at(now + _SETTLING, again)
 
+    def _withdrawn(self, key: Key, now: float) -> None:
+        """Its engine doesn't have it. Who waits does so a moment longer: its client may send it again."""
+        self.box.withdrawn(key)
+        for uuid, number in self._waiting.pop(key, ()):
+            self._count -= 1
+            query = Query(number, "detached_result", {"msg_id": msg_id_of(key), "wait": True})
+            self._fetch_later(uuid, query, True, now)
+
     def purge(self, params: dict[str, Any]) -> None:
         """The records of these calls are forgotten, and so are their results."""
         msg_ids, targets = params.get("msg_ids"), params.get("targets")
@@ -290,4 +387,9 @@ class Heirs:
         if not self.box.changed:
             return []
         changes = self.box.changes()
-        return [Keep(changes)] if self._controller.settings.store else []
+        if not self._controller.settings.store:
+            self._say_kept([key for key, _ in changes])
+            return []
+        for key, _ in changes:
+            self._writing[key] = self._writing.get(key, 0) + 1
+        return [Keep(changes)]

@@ -87,6 +87,7 @@ class ControllerShell:
         self._looking: set[asyncio.Task[None]] = set()
         self._end_metrics: Callable[[], None] | None = None
         self._summing_up: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def run(self) -> None:
         """Bind, write the connection files, say so, and serve until told to end.
@@ -151,6 +152,7 @@ class ControllerShell:
             await self._finished.wait()
             await asyncio.sleep(_FAREWELL)
         finally:
+            self._closed = True
             self._watch.close()
             self._trimming.close()
             for timer in (self._timer, self._again, self._summing_up):
@@ -328,7 +330,7 @@ class ControllerShell:
                 case Record() if self._store is not None:
                     self._store.write(effect)
                 case Keep() if self._store is not None:
-                    self._store.keep(effect)
+                    self._keep(self._store, effect)
                 case Lookup() if self._store is not None:
                     looking = self._loop.create_task(self._look_up(self._store, effect))
                     self._looking.add(looking)
@@ -366,6 +368,16 @@ class ControllerShell:
             self._machine.answered(rotate, True, self._listening.rotate(rotate.disconnect))
         except (ValueError, OSError) as error:
             self._machine.answered(rotate, False, str(error))
+
+    def _keep(self, store: Store, keep: Keep) -> None:
+        """While the store is closed, what it has written then is nobody's affair any more."""
+
+        def kept() -> None:
+            if not self._closed:
+                self._machine.kept(keep)
+                self._turn()
+
+        store.keep(keep, lambda: self._loop.call_soon_threadsafe(kept))
 
     async def _look_up(self, store: Store, lookup: Lookup) -> None:
         self._machine.answered(lookup, *await store.find(lookup))

@@ -16,6 +16,7 @@ engine     Resume             what it holds, first on a new connection; then cli
 engine     Accept Result      booked, and forwarded as they came
 engine     Chunk Grant Output forwarded as they came
 engine     Paused             this client's calls wait here, and others' go on
+engine     Kept               told that they are, or they are kept when they come (`Heirs`)
 supervisor Exited Answer      an engine's death notice; the answer to a query that was passed on
 supervisor Alive              the places of engines that can't come back yet are kept
 ========== ================== ==================================================================
@@ -41,7 +42,18 @@ from typing import Any, Final, assert_never
 from directview.controller import _client_messages, _engine_messages, _supervisor_messages
 from directview.controller._deaths import Deaths, names_running
 from directview.controller._detached import STANDARD, Box, Limits
-from directview.controller._effects import Admit, Effect, Expel, Finish, Lookup, Note, Persist, Rotate, Send
+from directview.controller._effects import (
+    Admit,
+    Effect,
+    Expel,
+    Finish,
+    Keep,
+    Lookup,
+    Note,
+    Persist,
+    Rotate,
+    Send,
+)
 from directview.controller._heirs import Heirs
 from directview.controller._history import MOST_CALLS, History
 from directview.controller._meter import Meter
@@ -214,6 +226,10 @@ class Controller:
         """Pass a message on as it came."""
         if routes:
             self._effects.append(Send(routes, header, frames))
+
+    def kept(self, keep: Keep) -> None:
+        """The store has what it was to keep, as far as it can: no crash of this controller loses that now."""
+        self.heirs.written([key for key, _ in keep.changes])
 
     def _tell_clients(self, message: Message) -> list[bytes]:
         routes = [client.route for client in self.registry.clients.values() if client.route is not None]
@@ -474,7 +490,7 @@ class Controller:
         known = engine.postmortem
         if dispatched:
             known = known._replace(running=names_running(self.history, dispatched))
-        self.heirs.engine_died(engine, reason, dispatched, known, now)
+        self.heirs.engine_died(engine, reason, waiting, known, now)
         for uuid in {**dispatched, **waiting}:
             client = self.registry.clients.get(uuid)
             if client is not None:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -182,9 +182,14 @@ class Store:
         """Have a part of the history written."""
         self._thread.submit(self._write, record)
 
-    def keep(self, keep: Keep) -> None:
-        """Have results of detached calls written, or forgotten."""
-        self._thread.submit(self._keep, keep)
+    def keep(self, keep: Keep, done: Callable[[], object]) -> None:
+        """Have results of detached calls written, or forgotten.
+
+        Args:
+            keep: which.
+            done: called on the store's thread when they are, or when that has failed: calls go on.
+        """
+        self._thread.submit(self._keep, keep).add_done_callback(lambda _: done())
 
     async def find(self, lookup: Lookup) -> tuple[bool, Any]:
         """Whether it worked, and what was found, or why it did not. All that was written before counts."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from directview._client_calls import Call, Ended, Stage
@@ -16,14 +16,14 @@ from directview._metadata import CallMetadata, parse_msg_id
 from directview.errors import EngineError, ResultUnavailable
 from directview.result import AsyncResult
 from directview.wire.messages import CHUNK_BYTES, DETACHED, ResultItem
-from directview.wire.parcels import Parcel, unpack
+from directview.wire.parcels import Parcel, Unpacked, unpack
 
 if TYPE_CHECKING:
     from directview._client_state import ClientState
     from directview._core import Core
     from directview._waiting import CallOwner
 
-__all__ = ["AnotherClient", "fetch_result", "hand_over", "mark_detached"]
+__all__ = ["AnotherClient", "fetch_result", "hand_over", "mark_detached", "parcel_of", "to_mark"]
 
 _HAND_OVER: Final = 5.0
 """Seconds for which a client that is closed waits until its detached calls are on their way."""
@@ -50,13 +50,23 @@ async def hand_over(state: ClientState, connected: Callable[[], bool]) -> None:
 
 def mark_detached(core: Core, incarnation: int) -> None:
     """Tell another controller than before which calls are detached: it knows only what engines have said."""
-    if not 0 < core._state.incarnation != incarnation:
+    for params in to_mark(core._state, incarnation):
+        core.query("mark_detached", params)
+
+
+def to_mark(state: ClientState, incarnation: int) -> Iterator[dict[str, Any]]:
+    """What the queries ``mark_detached`` say to a controller of that incarnation."""
+    if not 0 < state.incarnation != incarnation:
         return
     calls = [
-        [call.seq, id] for call in core._state.calls.values() if call.flags & DETACHED for id in call.pending
+        [call.seq, id]
+        for call in state.calls.values()
+        if call.flags & DETACHED
+        for id, stage in call.pending.items()
+        if stage is not Stage.HELD
     ]
     for first in range(0, len(calls), 1000):
-        core.query("mark_detached", {"calls": calls[first : first + 1000]})
+        yield {"calls": calls[first : first + 1000]}
 
 
 class AnotherClient:
@@ -99,21 +109,31 @@ async def _fetch(core: Core, msg_id: str, result: AsyncResult[Any]) -> None:
         found, data = await _whole(core, msg_id)
         if found["status"] == _LOST:
             raise _error_of(found, engine)
-        sizes = found["sizes"]
-        body, frames, position = data[: sizes[0]], [], sizes[0]
-        for size in sizes[1:-1]:
-            frames.append(data[position : position + size])
-            position += size
-        parcel = unpack(bytes(body), frames, nobjects=1) if body else None
-        while parcel is not None and parcel.missing:
-            start = position + parcel.received
-            parcel.receive(parcel.received, data[start : start + CHUNK_BYTES], parcel.size)
+        parcel = parcel_of(found["sizes"], data)
         item = ResultItem(seq, found["status"], found["started"], found["completed"], 0, 0, b"")
         call = Call(seq, result._name, (engine,), Parcel(b"", (), (), 0), result)
         core._deliver(Ended(call, engine, item, parcel))
     except Exception as error:  # noqa: BLE001 - whatever it is, who waits is to hear of it
         metadata = CallMetadata(engine, "", None, None, time.time(), "error")
         result._deliver_error(0, metadata, error)
+
+
+def parcel_of(sizes: Sequence[int], data: memoryview) -> Unpacked | None:
+    """What a controller has kept of a result, read; None for one that is of no value.
+
+    Args:
+        sizes: bytes of the body, of each frame, and of all chunks together.
+        data: all of these.
+    """
+    body, frames, position = data[: sizes[0]], [], sizes[0]
+    for size in sizes[1:-1]:
+        frames.append(data[position : position + size])
+        position += size
+    parcel = unpack(bytes(body), frames, nobjects=1) if body else None
+    while parcel is not None and parcel.missing:
+        start = position + parcel.received
+        parcel.receive(parcel.received, data[start : start + CHUNK_BYTES], parcel.size)
+    return parcel
 
 
 async def _whole(core: Core, msg_id: str) -> tuple[dict[str, Any], memoryview]:
@@ -131,7 +151,9 @@ async def _whole(core: Core, msg_id: str) -> tuple[dict[str, Any], memoryview]:
         if answer["state"] != "kept" or answer["told"].get("dropped"):
             raise _unavailable(msg_id, answer)
         if found and answer["at"] != found["at"]:
-            raise ResultUnavailable(f"the result of {msg_id} was replaced while it was fetched")
+            found = {}  # Another controller has it, from the engine again: from the beginning.
+            data.clear()
+            continue
         found = answer
         data += answer["data"]
     return found, memoryview(data)

@@ -25,13 +25,17 @@ class Call:
     """One call, from its arrival to its acknowledgement."""
 
     __slots__ = (
-        "behind", "cancelled", "client", "detached", "granted", "name", "outgoing", "parcel", "problem",
-        "result", "seq", "stage", "weight",
+        "behind", "cancelled", "client", "detached", "granted", "kept", "name", "outgoing", "parcel",
+        "problem", "result", "seq", "stage", "taken", "weight",
     )  # fmt: skip
 
     def __init__(self, client: bytes, seq: int, name: str, detached: bool = False) -> None:
         self.detached = detached
         """It goes on when its client is gone."""
+        self.kept = False
+        """Of a detached one: the controller has said that it keeps the result."""
+        self.taken = False
+        """Its client has the result, which stays for the controller."""
         self.client = client
         self.seq = seq
         self.name = name

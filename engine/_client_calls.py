@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
 
-from directview.engine._calls import Call
+from directview.engine._calls import Call, Stage
 from directview.engine._untaken import Untaken
+from directview.wire.transfers import Pace, due_grant
 
-__all__ = ["ClientCalls"]
+__all__ = ["RECEIVE_AT_ONCE", "ClientCalls"]
+
+RECEIVE_AT_ONCE: Final = 2
+"""Large payloads of one client that are received ahead: the next one to run, and the one after it."""
 
 
 class ClientCalls:
@@ -40,3 +47,25 @@ class ClientCalls:
         self.parked: list[Call] = []
         """Calls whose turn it was while that was too much, in order."""
         self.watermark = 0
+
+    def forget_line(self) -> None:
+        """What has not arrived whole, and what came behind it, will be sent again."""
+        for call in self.line:
+            if call.stage is Stage.ARRIVING:
+                del self.calls[call.seq]
+                self.large.pop(call.seq, None)
+        self.line.clear()
+
+    def due_grants(self, pace: Pace) -> Iterator[tuple[int, int, int, bool]]:
+        """Payloads of which more may come now. They count as granted.
+
+        Returns:
+            For each: seq, up to where, how much has come, whether the arena can be read.
+        """
+        for call in islice(self.large.values(), RECEIVE_AT_ONCE):
+            parcel = call.parcel
+            assert parcel is not None
+            upto = due_grant(parcel.received, call.granted, parcel.size, pace)
+            if upto is not None:
+                call.granted = upto
+                yield call.seq, upto, parcel.received, parcel.source is not None

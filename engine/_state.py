@@ -13,9 +13,10 @@ SUSPENDED   the coroutine ends                    DONE
 DONE        the client's Ack                      forgotten
 =========== ===================================== =================================================
 
-The result is kept until the *client* has acknowledged it: only then can no crash of anything in between
-lose it. A call that arrives twice runs once: ids from the client's watermark up are remembered as long
-as the call is, lower ones are answered for good.
+The result is kept until the *client* has acknowledged it, so that no crash of anything in between loses it;
+that of a detached call, for which others may ask, until the controller keeps it, too. A call that arrives
+twice runs once: ids from the client's watermark up are remembered as long as the call is, those below it are
+answered.
 
 A client that comes back, or hears that this engine has, asks about all its calls (`Resume`). What is
 ARRIVING is forgotten then: the client sends it again from the start, in order. So what is here of a client
@@ -27,12 +28,18 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final
 
 from directview.engine._calls import Call, Stage
 from directview.engine._client_calls import ClientCalls
-from directview.engine._messages import BATCH, Outbound, absent_messages, accept_messages, result_messages
+from directview.engine._messages import (
+    Outbound,
+    absent_messages,
+    accept_messages,
+    held_messages,
+    result_messages,
+)
 from directview.engine._untaken import MOST_UNTAKEN
 from directview.wire import blocks
 from directview.wire.arena import SharedMemory
@@ -48,22 +55,20 @@ from directview.wire.messages import (
     Chunk,
     Forget,
     Grant,
+    Kept,
     Message,
     Paused,
     ProtocolError,
     ResultItem,
     Resume,
-    ResumeItem,
     Submit,
     Taken,
 )
 from directview.wire.parcels import Parcel, unpack
-from directview.wire.transfers import STANDARD, Outgoing, Pace, due_grant
+from directview.wire.transfers import STANDARD, Outgoing, Pace
 
 __all__ = ["Call", "EngineState", "Stage"]
 
-_RECEIVE_AT_ONCE: Final = 2
-"""Large payloads of one client that are received ahead: the next one to run, and the one after it."""
 _CHOSEN: Final = (BALANCED,)
 FIRST_MARK: Final = 1 << 62
 """A question from here on is about no call: with it, a client begins to ask about all that it waits for."""
@@ -146,6 +151,8 @@ class EngineState:
                 self._forget(message.client)
             case Taken():
                 self._taken(message)
+            case Kept():
+                self._kept(message)
             case _:
                 raise ProtocolError(f"an engine takes no {type(message).__name__}")
 
@@ -228,14 +235,6 @@ class EngineState:
             if call.stage is Stage.ARRIVING:
                 self._enqueue(call)
 
-    def _forget_line(self, client: ClientCalls) -> None:
-        """What has not arrived whole, and what came behind it, will be sent again."""
-        for call in client.line:
-            if call.stage is Stage.ARRIVING:
-                del client.calls[call.seq]
-                client.large.pop(call.seq, None)
-        client.line.clear()
-
     def _ack(self, message: Ack) -> None:
         client = self._clients.get(message.client)
         if client is None:
@@ -244,20 +243,21 @@ class EngineState:
             if id == self.id:
                 for seq in seqs:
                     self._acknowledged(client, seq)
-        self._answered(message.client, client)
         self._advance(client, message.watermark)
+        self._answered(message.client, client)
         self._catch_up(message.client, client)
 
     def _answered(self, uuid: bytes, client: ClientCalls) -> None:
         """The client has asked about all that it waits for: what it did not ask about, it has, or gave up.
 
-        Of those the controller may still believe that they run here.
+        The controller may believe that those still run here, and what it may not have, it is sent.
         """
-        if client.doubtful:
-            self._say_absent(uuid, sorted(client.doubtful))
-            for seq in client.doubtful:
-                self._acknowledged(client, seq)
-            client.doubtful.clear()
+        doubtful, client.doubtful = sorted(client.doubtful), set()
+        for seq in doubtful:
+            self._acknowledged(client, seq)
+        self._say_absent(uuid, [seq for seq in doubtful if seq not in client.retained])
+        for call in [client.retained[seq] for seq in doubtful if seq in client.retained]:
+            self._send_result(call, client)
 
     def _catch_up(self, uuid: bytes, client: ClientCalls) -> None:
         """Results have been taken: send others, and begin more calls, if there is room now."""
@@ -275,16 +275,16 @@ class EngineState:
         if not untaken.paused:
             if untaken.too_much:
                 untaken.paused = True
-                self._say(Paused(uuid, self.id, True))
+                self._say_paused(uuid, True)
         elif untaken.little:
             untaken.paused = False
-            self._say(Paused(uuid, self.id, False))
+            self._say_paused(uuid, False)
             self._queue.extendleft(reversed(client.parked))
             client.parked.clear()
 
-    def _say(self, message: Message) -> None:
+    def _say_paused(self, uuid: bytes, paused: bool) -> None:
         if self._connected:
-            self._answers.append((message, ()))
+            self._answers.append((Paused(uuid, self.id, paused), ()))
 
     def _taken(self, message: Taken) -> None:
         """So much output has been received."""
@@ -314,11 +314,34 @@ class EngineState:
                     self._acknowledged(client, seq)
 
     def _acknowledged(self, client: ClientCalls, seq: int) -> None:
-        call = client.retained.pop(seq, None)
-        if call is not None:
-            del client.calls[seq]
-            client.untaken.drop(call)
-            self._drop_result(call)
+        """Its client has the result; or, if that is gone, the controller, which speaks for it."""
+        call = client.retained.get(seq)
+        if call is None:
+            return
+        if call.detached and not call.kept and not client.gone:
+            if not call.taken:
+                call.taken = True
+                client.untaken.arrived(call)
+        else:
+            self._release(client, call)
+
+    def _kept(self, message: Kept) -> None:
+        """The controller has results of detached calls, and loses them no more."""
+        client = self._clients.get(message.client)
+        if client is None or message.engine != self.id:
+            return
+        for seq in message.seqs:
+            if (call := client.retained.get(seq)) is not None:
+                call.kept = True
+                if call.taken:
+                    self._release(client, call)
+        self._catch_up(message.client, client)
+
+    def _release(self, client: ClientCalls, call: Call) -> None:
+        """Nobody needs the result here any more."""
+        del client.retained[call.seq], client.calls[call.seq]
+        client.untaken.drop(call)
+        self._drop_result(call)
 
     def _drop_result(self, call: Call) -> None:
         if call.outgoing is not None:
@@ -369,8 +392,9 @@ class EngineState:
         """A client asks about all its calls, perhaps in several messages; each one is answered."""
         client = self._clients.get(message.client)
         if client is not None:
-            self._forget_line(client)
+            client.forget_line()
             if message.items and message.items[0].seq >= FIRST_MARK:
+                client.gone = False  # No heir asks with a mark.
                 client.untaken.begin_again()
                 for made in [call for call in self._results if call.client == message.client]:
                     del self._results[made]
@@ -395,7 +419,7 @@ class EngineState:
         self._granting.pop(uuid, None)
         self.behind.pop(uuid, None)
         if client.untaken.paused:
-            self._say(Paused(uuid, self.id, False))
+            self._say_paused(uuid, False)
         begun = [call.seq for call in client.calls.values() if call.stage not in _NOT_BEGUN]
         self._forgotten[uuid] = max(client.begun, client.watermark, max(begun, default=-1) + 1)
         if len(self._forgotten) > _MOST_FORGOTTEN:
@@ -538,14 +562,8 @@ class EngineState:
     def _grants(self) -> Iterator[Outbound]:
         granting, self._granting = self._granting, {}
         for uuid, client in granting.items():
-            for call in islice(client.large.values(), _RECEIVE_AT_ONCE):
-                parcel = call.parcel
-                assert parcel is not None
-                upto = due_grant(parcel.received, call.granted, parcel.size, self._pace)
-                if upto is not None:
-                    call.granted = upto
-                    shared = parcel.source is not None
-                    yield Grant(uuid, call.seq, self.id, ARGUMENT, upto, parcel.received, shared), ()
+            for seq, upto, received, shared in client.due_grants(self._pace):
+                yield Grant(uuid, seq, self.id, ARGUMENT, upto, received, shared), ()
 
     def _chunks(self) -> Iterator[Outbound]:
         granted, self._granted = self._granted, {}
@@ -562,7 +580,7 @@ class EngineState:
         """What has not arrived whole is dropped, its sender begins again. Results wait to be asked for."""
         self._connected = False
         for client in self._clients.values():
-            self._forget_line(client)
+            client.forget_line()
             client.untaken.begin_again()
             client.doubtful.clear()
         self.behind.clear()
@@ -574,17 +592,9 @@ class EngineState:
         for due in (self._results, self._granting, self._sending, self._granted):
             due.clear()
 
-    def resume(self) -> list[Resume | Paused]:
+    def resume(self) -> list[Message]:
         """What to tell a controller on a new connection: the calls that are held here, by client."""
         self._connected = True
-        messages: list[Resume | Paused] = []
-        for uuid, client in self._clients.items():
-            held = [call for call in client.calls.values() if call.stage is not Stage.DONE]
-            self._fresh.extend([call for call in held if call.stage is Stage.SUSPENDED])
-            items = [ResumeItem(call.seq, self.id, self.uuid) for call in held]
-            parts = range(0, max(len(items), 1), BATCH)
-            messages.extend([Resume(uuid, tuple(items[part : part + BATCH]), False) for part in parts])
-        paused = [
-            Paused(uuid, self.id, True) for uuid, client in self._clients.items() if client.untaken.paused
-        ]
-        return [*messages, Resume(b"", (), True), *paused]
+        calls = [call for client in self._clients.values() for call in client.calls.values()]
+        self._fresh.extend([call for call in calls if call.stage is Stage.SUSPENDED])
+        return list(held_messages(self.id, self.uuid, self._clients))

@@ -97,6 +97,10 @@ class Untaken:
         self.ahead = ahead
         return True
 
+    def arrived(self, call: Call) -> None:
+        """A result has been taken, and stays here all the same."""
+        self.ahead -= self.sent.pop(call.seq, 0)
+
     def drop(self, call: Call) -> None:
         """A result has been taken, or nobody wants it."""
         self.kept -= call.weight

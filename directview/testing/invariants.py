@@ -8,7 +8,8 @@ from directview._client_calls import Stage as ClientStage
 from directview._client_state import ClientState
 from directview.controller._queues import EngineQueue
 from directview.controller._state import Controller
-from directview.engine._state import _RECEIVE_AT_ONCE, EngineState, Stage
+from directview.engine._client_calls import RECEIVE_AT_ONCE
+from directview.engine._state import EngineState, Stage
 from directview.engine._untaken import Untaken, weight
 
 __all__ = ["check_client", "check_controller", "check_engine", "check_queue", "leftovers"]
@@ -67,14 +68,15 @@ def check_engine(state: EngineState) -> None:
             assert not client.line[0].complete
         arriving = [call.seq for call in client.line if call.stage is Stage.ARRIVING]
         assert set(arriving) == {call.seq for call in client.calls.values() if call.stage is Stage.ARRIVING}
-        assert all(seq >= client.watermark for seq in client.retained)
+        stays = {seq for seq, call in client.retained.items() if call.detached and not call.kept}
+        assert all(seq >= client.watermark or seq in stays for seq in client.retained)
         for number, call in enumerate(client.large.values()):
             assert call.stage in (Stage.ARRIVING, Stage.QUEUED)
             assert call.parcel is not None
             received = call.parcel.received
             assert received <= call.granted <= received + state._pace.ahead
-            assert not call.granted or number < _RECEIVE_AT_ONCE or call.stage is Stage.ARRIVING
-        started = [call for call in islice(client.large.values(), _RECEIVE_AT_ONCE, None) if call.granted]
+            assert not call.granted or number < RECEIVE_AT_ONCE or call.stage is Stage.ARRIVING
+        started = [call for call in islice(client.large.values(), RECEIVE_AT_ONCE, None) if call.granted]
         assert not started
     for call in (*state._results, *state._sending, *state._granted):
         assert call.stage is Stage.DONE
@@ -106,7 +108,10 @@ def check_controller(controller: Controller) -> None:
         assert engine.route is not None or engine.deadline is not None
         check_queue(engine.queue)
         for uuid in {client for client, _ in engine.queue.given()} | set(engine.queue._lines):
-            assert id in registry.clients[uuid].engines
+            if uuid in registry.clients:
+                assert id in registry.clients[uuid].engines
+            else:
+                assert controller.heirs.box.of(uuid, id), "for nobody"
         owned = {key for key in engine.aborts if key[0] in registry.clients}
         assert owned <= set(engine.queue.given())
     for client in registry.clients.values():
@@ -157,6 +162,15 @@ def leftovers(
             found += [f"controller: {uuid.hex()} paused" for uuid in engine.queue._paused]
             found += [f"controller: abort of {seq}" for _, seq in engine.aborts]
         found += [f"controller: query {number}" for number in controller.passed_on]
+        heirs = controller.heirs
+        found += [f"controller: detached {uuid.hex()} {seqs}" for uuid, seqs in heirs.box._open.items()]
+        for name, keys in (
+            ("comes", heirs.box.arriving()),
+            ("is asked for", heirs._alone),
+            ("not said to be kept", heirs._unsaid),
+            ("being written", heirs._writing),
+        ):
+            found += [f"controller: {key[1]} {name}" for key in keys]
     uuids = {client.uuid for client in clients}
     for state in engines:
         for uuid, kept in state._clients.items():

@@ -16,12 +16,14 @@ import numpy as np
 from directview._client_calls import Answered, Ended, Gone, Printed, Sent
 from directview._client_calls import Call as ClientCall
 from directview._client_state import ClientState
+from directview._detached_calls import to_mark
 from directview.engine._state import Call, EngineState
 from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.simulated_wire import Connection
 from directview.wire.messages import (
     ABORTED,
     CHUNK_BYTES,
+    DETACHED,
     FAILED,
     OK,
     PROTOCOL_VERSION,
@@ -41,7 +43,7 @@ from directview.wire.messages import (
     decode,
     output_size,
 )
-from directview.wire.parcels import Packed, Parcel, pack
+from directview.wire.parcels import Packed, Parcel, Unpacked, pack
 
 if TYPE_CHECKING:
     from directview.testing.simulation import SimulatedCluster
@@ -51,6 +53,8 @@ __all__ = ["Outcome", "Peer", "SimulatedClient", "SimulatedEngine", "SimulatedSu
 _TURN: Final = 0.001
 """Most seconds from a message's arrival to the turn in which it is read, together with what came by then."""
 _RETRY: Final = 0.1
+_MARKS: Final = 1 << 32
+"""Numbers of queries that no test asks."""
 
 
 class Work(NamedTuple):
@@ -365,7 +369,8 @@ class SimulatedEngine(Peer):
     def _result(self, call: Call, work: Work) -> Parcel:
         value = pattern(call.seq + self.id, work.result_bytes)
         packed = Packed(b"value", _halves(value))
-        return pack((packed,), chunk_bytes=self.cluster.pace.chunk, arena=_reference(self.memory))
+        memory = None if call.detached else self.memory
+        return pack((packed,), chunk_bytes=self.cluster.pace.chunk, arena=_reference(memory))
 
 
 def _reference(memory: SimulatedMemory | None) -> bytes:
@@ -393,6 +398,8 @@ class SimulatedClient(Peer):
         self.sent: set[int] = set()
         """Calls whose payload is needed no longer."""
         self.works: dict[int, Work] = {}
+        self.detached: set[int] = set()
+        """Calls that are to go on when it is gone."""
         self.printed: dict[tuple[int, int], int] = {}
         """Characters of output that have come, by (seq, engine id)."""
         self.answers: dict[int, Answer] = {}
@@ -402,15 +409,23 @@ class SimulatedClient(Peer):
 
     # --- what users do ------------------------------------------------------------------------------
 
-    def submit(self, targets: Iterable[int], work: Work = Work()) -> int:  # noqa: B008 - it is immutable
-        """Call `work` on each of these engines; the call's seq."""
+    def submit(
+        self,
+        targets: Iterable[int],
+        work: Work = Work(),  # noqa: B008 - it is immutable
+        *,
+        detached: bool = False,
+    ) -> int:
+        """Call `work` on each of these engines; the call's seq. `detached`: also when this client is gone."""
         seq = self._next_seq
         self._next_seq += 1
         arguments = Packed(cast(bytes, msgpack.packb(work)), _halves(pattern(seq, work.argument_bytes)))
         objects = (Packed(b"function", ()), arguments)
         parcel = pack(objects, chunk_bytes=self.cluster.pace.chunk, arena=_reference(self.memory))
         self.works[seq] = work
-        self.state.submit(ClientCall(seq, f"call{seq}", targets, parcel, None))
+        if detached:
+            self.detached.add(seq)
+        self.state.submit(ClientCall(seq, f"call{seq}", targets, parcel, None, DETACHED if detached else 0))
         self.turn_soon()
         return seq
 
@@ -439,6 +454,8 @@ class SimulatedClient(Peer):
     # --- its shell ----------------------------------------------------------------------------------
 
     def _welcome(self, message: Welcome) -> None:
+        for number, params in enumerate(to_mark(self.state, message.incarnation)):
+            self.state.query(_MARKS + number, "mark_detached", params)
         self.state.welcome(message)
 
     def _receive(self, message: Message, frames: Sequence[Any]) -> None:
@@ -493,14 +510,17 @@ class SimulatedClient(Peer):
     def _read_result(self, event: Ended) -> Outcome:
         if event.problem is not None:
             return Outcome("unreadable", True, False)
-        if event.item.status == ABORTED:
+        return self.read(event.call.seq, event.engine, event.item.status, event.parcel)
+
+    def read(self, seq: int, id: int, status: int, parcel: Unpacked | None) -> Outcome:
+        """What came of one of its calls."""
+        if status == ABORTED:
             return Outcome("aborted", True, True)
-        assert event.parcel is not None
-        ((data, buffers),) = event.parcel.objects()
-        if event.item.status == FAILED:
-            return Outcome("error", True, data == b"failed" and event.parcel.options["right"])
-        seq = event.call.seq
-        expected = pattern(seq + event.engine, self.works[seq].result_bytes).tobytes()
+        assert parcel is not None
+        ((data, buffers),) = parcel.objects()
+        if status == FAILED:
+            return Outcome("error", True, data == b"failed" and parcel.options["right"])
+        expected = pattern(seq + id, self.works[seq].result_bytes).tobytes()
         return Outcome("result", True, data == b"value" and b"".join(buffers) == expected)
 
 

@@ -24,7 +24,9 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from directview.controller._effects import Admit, Expel, Finish, Note, Persist, Send
+from directview._detached_calls import parcel_of
+from directview.controller._detached import LOST, STANDARD, Box, Kept, Key
+from directview.controller._effects import Admit, Expel, Finish, Keep, Note, Persist, Record, Send
 from directview.controller._queues import WINDOW_BYTES, WINDOW_CALLS
 from directview.controller._state import Controller, Settings
 from directview.engine._untaken import MOST_UNTAKEN
@@ -81,6 +83,8 @@ class SimulatedCluster:
         lease: seconds for which a lost peer is waited for.
         engine_grace: seconds for which a lost engine is waited for.
         shared_memory: peers live on one of two hosts, or where none is shared; else there is none at all.
+        store: most seconds that the controller's store takes to write results of detached calls; 0: it has
+            none.
         checked: check the invariants of all machines after everything that happens. Slow, and thorough.
     """
 
@@ -100,6 +104,7 @@ class SimulatedCluster:
         lease: float = 2.0,
         engine_grace: float = 1.0,
         shared_memory: bool = True,
+        store: float = 0.0,
         checked: bool = False,
     ) -> None:
         self.clock = Clock(Random(seed))
@@ -116,7 +121,12 @@ class SimulatedCluster:
         self._settings = Settings(
             "simulated", policy="wait", engine_grace=engine_grace, lease=lease, credit_calls=credit_calls,
             credit_bytes=credit_bytes, window_calls=window_calls, window_bytes=window_bytes,
+            store=store > 0.0,
         )  # fmt: skip
+        self.stored: dict[Key, Kept] = {}
+        """What outlives a controller of the results of detached calls."""
+        self._writing = store
+        self._written_at = 0.0
         self._ids: dict[bytes, int] = {}
         self._connections: dict[bytes, Connection] = {}
         self._inbox: list[Arrived] = []
@@ -188,7 +198,8 @@ class SimulatedCluster:
         assert self.controller is None
         self.incarnation += 1
         settings = replace(self._settings, incarnation=self.incarnation)
-        self.controller = Controller(settings, self.clock.now, self._ids)
+        box = Box(STANDARD, sorted(self.stored.items(), key=lambda row: row[1].at))
+        self.controller = Controller(settings, self.clock.now, self._ids, box)
         self._arm()
 
     def share_memory(self) -> SimulatedMemory | None:
@@ -197,6 +208,17 @@ class SimulatedCluster:
             return None
         host = self._hosts[self.clock.random.random() < 0.3]
         return SimulatedMemory(host, 2 * self.pace.chunk, _SLOTS, self.clock.random)
+
+    def fetched(self, client: SimulatedClient, seq: int, id: int) -> Outcome | None:
+        """How a detached call of this client ended, for who asks now; None if the controller can't tell."""
+        assert self.controller is not None
+        key = (client.uuid, seq, id)
+        kept = self.controller.heirs.box.get(key, self.now)
+        if kept is None or kept.dropped:
+            return None
+        if kept.status == LOST:
+            return Outcome("gone", bool(kept.told["started"]), True)
+        return client.read(seq, id, kept.status, parcel_of(kept.sizes, memoryview(kept.data)))
 
     # --- what fails -----------------------------------------------------------------------------------
 
@@ -326,8 +348,29 @@ class SimulatedCluster:
                     self._ids = ids
                 case Finish(reason):
                     self.finished = reason
-                case Admit() | Note():
+                case Keep():
+                    self._keep(machine, effect)
+                case Admit() | Note() | Record():
                     pass
+
+    def _keep(self, machine: Controller, keep: Keep) -> None:
+        """One after the other, each some time later; a crash loses what is not written."""
+
+        def write() -> None:
+            if self.controller is machine:
+                for key, kept in keep.changes:
+                    if kept is None:
+                        self.stored.pop(key, None)
+                    else:
+                        self.stored[key] = kept
+                machine.kept(keep)
+                self._perform(machine)
+                self._arm()
+
+        self._written_at = max(self._written_at, self.clock.now) + self.clock.random.uniform(
+            0.0, self._writing
+        )
+        self.clock.after(self._written_at - self.clock.now, write)
 
     def _expel(self, route: bytes, reason: str) -> None:
         self.expelled.append((route, reason))

@@ -106,6 +106,7 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         messages.Alive: (_tuples(uuids),),
         messages.Paused: (uuids, _ids, st.booleans()),
         messages.Taken: (uuids, _ids, _counts),
+        messages.Kept: (uuids, _ids, _seqs),
     }  # fmt: skip
     return {make: _build(make, *strategies) for make, strategies in fields.items()}
 

@@ -37,6 +37,7 @@ Signal     27  controller → supervisor        send an operating-system signal 
 Alive      28  supervisor → controller        these engines' processes live, connected or not
 Paused     29  engine → controller            it begins no calls of this client for now, or does again
 Taken      30  client → controller → engine   so much of what its calls printed has been received
+Kept       31  engine ↔ controller            results of detached calls: are they kept? They are
 ======== ===== ============================== ==================================================
 
 A call is named by (client uuid, seq, engine id), made by the client. Submit, Accept, Result, Ack,
@@ -75,7 +76,7 @@ from directview.wire.postmortem import NOTHING_KNOWN, Postmortem, postmortem
 __all__ = [
     "ARGUMENT", "CHUNK_BYTES", "MAX_FRAME_BYTES", "MAX_HEADER_BYTES", "PROTOCOL_VERSION", "RESULT", "Abort",
     "Accept", "Ack", "Alive", "Answer", "CallItem", "Chunk", "Credit", "Demand", "EngineInfo", "Engines",
-    "Exited", "Forget", "Goodbye", "Grant", "Hello", "Interrupt", "Item", "Launch", "Lost", "Message",
+    "Exited", "Forget", "Goodbye", "Grant", "Hello", "Interrupt", "Item", "Kept", "Launch", "Lost", "Message",
     "Output", "ProtocolError", "Query", "Refused", "Release", "Result", "ResultItem", "Resume", "ResumeItem",
     "Paused", "Signal", "Stop", "Submit", "Taken", "Welcome", "decode", "encode", "output_size",
 ]  # fmt: skip
@@ -393,6 +394,18 @@ class Taken(NamedTuple):
     """As `output_size` counts it."""
 
 
+class Kept(NamedTuple):
+    """Results of detached calls.
+
+    From an engine that comes back: it has them, and was not told that a controller keeps them. From the
+    controller: it keeps them, in its store if it has one, and needs the engine's no longer.
+    """
+
+    client: bytes
+    engine: int
+    seqs: tuple[int, ...]
+
+
 class Release(NamedTuple):
     client: bytes
     engine: int
@@ -421,7 +434,7 @@ class Demand(NamedTuple):
 Message = (
     Hello | Welcome | Refused | Resume | Submit | Accept | Result | Ack | Chunk | Grant | Abort
     | Output | Lost | Engines | Credit | Query | Answer | Exited | Interrupt | Launch | Stop
-    | Goodbye | Forget | Release | Item | Demand | Signal | Alive | Paused | Taken
+    | Goodbye | Forget | Release | Item | Demand | Signal | Alive | Paused | Taken | Kept
 )  # fmt: skip
 
 
@@ -541,6 +554,7 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     28: (Alive, (many(uuid, MAX_TARGETS),)),
     29: (Paused, (uuid, _id, boolean)),
     30: (Taken, (uuid, _id, _count)),
+    31: (Kept, (uuid, _id, _seqs)),
 }  # fmt: skip
 
 _CODES: Final = {make: code for code, (make, _) in _KINDS.items()}

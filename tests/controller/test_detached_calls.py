@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from directview.controller._detached import Box, Key, Limits, chunked_bytes, key_of, msg_id_of
-from directview.controller._effects import Send
+from directview.controller._effects import Keep, Send
 from directview.controller._state import Controller, Settings
 from directview.wire.messages import (
     DETACHED,
@@ -27,6 +27,7 @@ from directview.wire.messages import (
     Goodbye,
     Grant,
     Hello,
+    Kept,
     Message,
     Query,
     Result,
@@ -146,6 +147,7 @@ class House:
         settings = {"lease": 5.0, "engine_grace": 1.0, **settings}
         self.machine = Controller(Settings("cluster", **settings), 0.0, known)
         self.told: dict[bytes, list[Message]] = {}
+        self.keeps: list[Keep] = []
         for name, role in ((ENGINE, "engine"), (CLIENT, "client"), (OTHER, "client")):
             if name not in (known or ()):
                 self.join(name, role)
@@ -170,6 +172,13 @@ class House:
         self.machine.tick(self.now)
         self._flush()
 
+    def write(self) -> None:
+        """The store has written what it was given."""
+        keeps, self.keeps = self.keeps, []
+        for keep in keeps:
+            self.machine.kept(keep)
+        self._flush()
+
     def heard(self, name: bytes) -> list[Message]:
         return self.told.pop(name, [])
 
@@ -184,6 +193,8 @@ class House:
 
     def _flush(self) -> None:
         for effect in self.machine.flush():
+            if isinstance(effect, Keep):
+                self.keeps.append(effect)
             if isinstance(effect, Send) and effect.header:
                 for route in effect.routes:
                     self.told.setdefault(route, []).append(decode(effect.header))
@@ -229,7 +240,9 @@ def test_what_is_not_detached_is_kept_for_nobody() -> None:
     here.wait(5.0)
     here.heard(ENGINE)
     here.hear(ENGINE, results(1, 2))
-    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (1, 2)),)), Forget(CLIENT)]
+    assert here.heard(ENGINE) == [
+        Ack(CLIENT, 0, ((0, (2,)),)), Ack(CLIENT, 0, ((0, (1,)),)), Forget(CLIENT),
+    ]  # fmt: skip
     assert here.fetch(1)["state"] != "unknown"
     assert here.fetch(2)["state"] == "unknown"
 
@@ -249,8 +262,50 @@ def test_a_result_that_its_client_takes_is_kept_as_well() -> None:
     here.hear(CLIENT, calls(1))
     here.heard(ENGINE)
     here.hear(ENGINE, results(1))
-    assert here.heard(ENGINE) == []
+    assert here.heard(ENGINE) == [Kept(CLIENT, 0, (1,))]
     assert here.fetch(1)["state"] == "kept"
+
+
+def test_engines_hear_that_a_result_is_kept_when_the_store_has_written_it() -> None:
+    """Whether its client is there, or gone: then its heir acknowledges it, and not before."""
+    here = House(store=True)
+    here.hear(CLIENT, calls(1, 2))
+    here.heard(ENGINE)
+    here.hear(ENGINE, results(1))
+    assert here.heard(ENGINE) == []
+    here.write()
+    assert here.heard(ENGINE) == [Kept(CLIENT, 0, (1,))]
+    here.hear(CLIENT, Goodbye("closed"))
+    assert here.heard(ENGINE) == [Forget(CLIENT)]
+    here.hear(ENGINE, results(2))
+    assert here.heard(ENGINE) == []
+    here.write()
+    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (2,)),)), Forget(CLIENT)]
+
+
+def test_who_waits_for_a_call_that_its_client_does_not_send_again_is_told() -> None:
+    """It was taken back by its client while a connection was lost: no engine has it, and none ever will."""
+    here = House()
+    here.hear(CLIENT, calls(1))
+    assert here.fetch(1, wait=True) is None
+    here.hear(ENGINE, results(1, status=UNKNOWN))
+    here.wait(0.5)
+    (answer,) = here.heard(OTHER)
+    assert isinstance(answer, Answer)
+    assert answer.value == {"state": "unknown"}
+
+
+def test_an_engine_that_was_away_when_a_client_went_is_asked_for_its_calls() -> None:
+    here = House(policy="wait")
+    here.hear(CLIENT, calls(1))
+    here.lose(ENGINE)
+    here.join(ENGINE, "engine", resuming=True)
+    here.hear(CLIENT, Goodbye("closed"))
+    here.hear(ENGINE, Resume(CLIENT, (ResumeItem(1, 0, ENGINE),), False))
+    here.hear(ENGINE, Resume(b"", (), True))
+    here.heard(ENGINE)
+    here.hear(ENGINE, results(1))
+    assert here.fetch(1)["status"] == OK
 
 
 def test_an_heir_takes_large_results_chunk_by_chunk() -> None:

@@ -30,7 +30,7 @@ RESULTS = [
 def filled(path: Path) -> bytes:
     """The bytes of a store's file with these results and some calls."""
     store = Store(str(path))
-    store.keep(Keep(list(zip(KEYS, RESULTS, strict=True))))
+    store.keep(Keep(list(zip(KEYS, RESULTS, strict=True))), lambda: None)
     made = [
         (number, msg_id_of(key), CLIENT.hex(), 0, ENGINE.hex(), "f", 1.0, None, None, None, None, 4, 0)
         for number, key in enumerate(KEYS, 1)
@@ -51,7 +51,7 @@ def use(path: Path) -> list[Any]:
     try:
         kept = list(store.kept())
         Box(Limits(), kept)
-        store.keep(Keep([((CLIENT, 9, 0), RESULTS[0]), (KEYS[0], None)]))
+        store.keep(Keep([((CLIENT, 9, 0), RESULTS[0]), (KEYS[0], None)]), lambda: None)
         store.write(Record([], [], []))
         ok, value = asyncio.run(store.find(Lookup(CLIENT, 1, "1", (), FIELDS, 0)))
         assert ok or isinstance(value, str)
