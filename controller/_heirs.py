@@ -237,6 +237,7 @@ class Heirs:
         if not engine.ready:
             return
         if seqs:
+            self._controller.send(engine.route, Kept(client, engine.id, tuple(seqs)))
             self._controller.send(engine.route, Ack(client, 0, ((engine.id, tuple(seqs)),)))
         if not seqs or self.box.of(client, engine.id):
             return
@@ -304,7 +305,7 @@ class Heirs:
         """A client that has met another controller says which of its outstanding calls are detached."""
         for seq, id in params.get("calls", ()):
             engine = self._controller.registry.engines.get(id)
-            if engine is not None and type(seq) is int:
+            if engine is not None and type(seq) is int and not self.box.has_ended((client.uuid, seq, id)):
                 self.box.adopted(client.uuid, (seq,), id)
                 client.engines.add(id)
 

@@ -163,7 +163,7 @@ class Core(Deliveries):
 
     def _welcomed(self, message: Welcome) -> None:
         log.info("client %s is connected to cluster %s", self.uuid.hex()[:12], self._info.cluster_id)
-        mark_detached(self, message.incarnation)
+        mark_detached(self)
         self._state.welcome(message)
         self._note_engines()
         self.observers.changed(self.engines)

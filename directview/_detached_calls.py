@@ -48,16 +48,17 @@ async def hand_over(state: ClientState, connected: Callable[[], bool]) -> None:
         await asyncio.sleep(_POLL)
 
 
-def mark_detached(core: Core, incarnation: int) -> None:
-    """Tell another controller than before which calls are detached: it knows only what engines have said."""
-    for params in to_mark(core._state, incarnation):
+def mark_detached(core: Core) -> None:
+    """Tell the controller which calls are detached: another than before knows only what engines have said.
+
+    It may be the same, and may not have heard it: the connection was lost too soon.
+    """
+    for params in to_mark(core._state):
         core.query("mark_detached", params)
 
 
-def to_mark(state: ClientState, incarnation: int) -> Iterator[dict[str, Any]]:
-    """What the queries ``mark_detached`` say to a controller of that incarnation."""
-    if not 0 < state.incarnation != incarnation:
-        return
+def to_mark(state: ClientState) -> Iterator[dict[str, Any]]:
+    """What the queries ``mark_detached`` say when a client has come back."""
     calls = [
         [call.seq, id]
         for call in state.calls.values()

@@ -314,11 +314,11 @@ class EngineState:
                     self._acknowledged(client, seq)
 
     def _acknowledged(self, client: ClientCalls, seq: int) -> None:
-        """Its client has the result; or, if that is gone, the controller, which speaks for it."""
+        """Its client has the result."""
         call = client.retained.get(seq)
         if call is None:
             return
-        if call.detached and not call.kept and not client.gone:
+        if call.detached and not call.kept:
             if not call.taken:
                 call.taken = True
                 client.untaken.arrived(call)

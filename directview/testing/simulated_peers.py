@@ -454,7 +454,7 @@ class SimulatedClient(Peer):
     # --- its shell ----------------------------------------------------------------------------------
 
     def _welcome(self, message: Welcome) -> None:
-        for number, params in enumerate(to_mark(self.state, message.incarnation)):
+        for number, params in enumerate(to_mark(self.state)):
             self.state.query(_MARKS + number, "mark_detached", params)
         self.state.welcome(message)
 

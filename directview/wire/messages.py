@@ -40,9 +40,8 @@ Taken      30  client → controller → engine   so much of what its calls prin
 Kept       31  engine ↔ controller            results of detached calls: are they kept? They are
 ======== ===== ============================== ==================================================
 
-A call is named by (client uuid, seq, engine id), made by the client. Submit, Accept, Result, Ack,
-Chunk, Grant, Abort and Output carry the full name, so that the controller forwards them as they came,
-header and frames untouched.
+A call is named by (client uuid, seq, engine id), made by the client. Submit, Accept, Result, Ack, Chunk,
+Grant, Abort and Output carry the full name, so that the controller forwards them untouched.
 """
 
 from __future__ import annotations
@@ -242,7 +241,7 @@ class Ack(NamedTuple):
     client: bytes
     watermark: int
     seqs: tuple[tuple[int, tuple[int, ...]], ...]
-    """(engine id, seqs) for each engine; the seqs, and all of it, may be empty: the watermark says enough."""
+    """(engine id, seqs) for each engine; seqs, and all of it, may be empty: the watermark says enough."""
 
 
 class Chunk(NamedTuple):
@@ -395,11 +394,7 @@ class Taken(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Results of detached calls.
-
-    From an engine that comes back: it has them, and was not told that a controller keeps them. From the
-    controller: it keeps them, in its store if it has one, and needs the engine's no longer.
-    """
+    """Results of detached calls: an engine that comes back has these; or the controller keeps them."""
 
     client: bytes
     engine: int
@@ -446,10 +441,7 @@ _count = integer(0, MAX_COUNT)
 _seqs = many(_count)
 _name = text(1024)
 _prose = text(65_536)
-_targets = many(_id_or_none, MAX_TARGETS)
 _per_engine = many(record(plain, _id, _seqs), MAX_TARGETS)
-_nframes = integer(0, MAX_FRAMES)
-_body = binary(MAX_HEADER_BYTES)
 _way = integer(ARGUMENT, RESULT)
 _engine_info = record(EngineInfo, _id, uuid, _count, _name, _name, binary(256))
 
@@ -548,7 +540,7 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     22: (Goodbye, (_prose,)),
     23: (Forget, (uuid,)),
     24: (Release, (uuid, _id, _way, many(binary(256)))),
-    25: (Item, (uuid, _id, _count, _count, boolean, _nframes, _body)),
+    25: (Item, (uuid, _id, _count, _count, boolean, integer(0, MAX_FRAMES), binary(MAX_HEADER_BYTES))),
     26: (Demand, (uuid, _id, _count, integer(-1, MAX_COUNT))),
     27: (Signal, (uuid, integer(1, 64))),
     28: (Alive, (many(uuid, MAX_TARGETS),)),

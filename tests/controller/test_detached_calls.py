@@ -209,6 +209,11 @@ def results(*seqs: int, status: int = OK) -> Result:
     return Result(CLIENT, 0, tuple([item(seq, status=status) for seq in seqs]))
 
 
+def taken(*seqs: int) -> list[Message]:
+    """What an heir says of results: they are kept, and taken."""
+    return [Kept(CLIENT, 0, seqs), Ack(CLIENT, 0, ((0, seqs),))]
+
+
 @pytest.mark.parametrize("end", ["goodbye", "lease"])
 def test_detached_calls_go_on_without_their_client_and_the_heir_acknowledges(end: str) -> None:
     here = House()
@@ -222,12 +227,12 @@ def test_detached_calls_go_on_without_their_client_and_the_heir_acknowledges(end
     assert here.heard(ENGINE) == [Forget(CLIENT)]
     assert here.fetch(1, wait=True) is None
     here.hear(ENGINE, results(1))
-    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (1,)),))]
+    assert here.heard(ENGINE) == taken(1)
     (answer,) = here.heard(OTHER)
     assert isinstance(answer, Answer)
     assert answer.value["data"] == b"x" * 100
     here.hear(ENGINE, results(2))
-    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (2,)),)), Forget(CLIENT)]
+    assert here.heard(ENGINE) == [*taken(2), Forget(CLIENT)]
     assert here.fetch(3)["state"] == "unknown"
 
 
@@ -240,9 +245,7 @@ def test_what_is_not_detached_is_kept_for_nobody() -> None:
     here.wait(5.0)
     here.heard(ENGINE)
     here.hear(ENGINE, results(1, 2))
-    assert here.heard(ENGINE) == [
-        Ack(CLIENT, 0, ((0, (2,)),)), Ack(CLIENT, 0, ((0, (1,)),)), Forget(CLIENT),
-    ]  # fmt: skip
+    assert here.heard(ENGINE) == [*taken(2), *taken(1), Forget(CLIENT)]
     assert here.fetch(1)["state"] != "unknown"
     assert here.fetch(2)["state"] == "unknown"
 
@@ -280,7 +283,7 @@ def test_engines_hear_that_a_result_is_kept_when_the_store_has_written_it() -> N
     here.hear(ENGINE, results(2))
     assert here.heard(ENGINE) == []
     here.write()
-    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (2,)),)), Forget(CLIENT)]
+    assert here.heard(ENGINE) == [*taken(2), Forget(CLIENT)]
 
 
 def test_who_waits_for_a_call_that_its_client_does_not_send_again_is_told() -> None:
@@ -319,7 +322,7 @@ def test_an_heir_takes_large_results_chunk_by_chunk() -> None:
     here.hear(ENGINE, Result(CLIENT, 0, (large,)))
     assert here.heard(ENGINE) == [Grant(CLIENT, 1, 0, RESULT, 50_000, 0)]
     here.hear(ENGINE, Chunk(CLIENT, 1, (0,), RESULT, 0), data)
-    assert here.heard(ENGINE) == [Ack(CLIENT, 0, ((0, (1,)),)), Forget(CLIENT)]
+    assert here.heard(ENGINE) == [*taken(1), Forget(CLIENT)]
     assert here.fetch(1)["data"] == parcel.body + data
 
 
@@ -383,7 +386,7 @@ def test_after_a_takeover_who_asks_waits_until_the_engine_has_told_what_goes_on(
     here.wait(0.2)
     assert here.heard(ENGINE) == [Forget(CLIENT)]
     here.hear(ENGINE, results(1))
-    assert here.heard(ENGINE)[0] == Ack(CLIENT, 0, ((0, (1,)),))
+    assert here.heard(ENGINE)[:2] == taken(1)
     here.wait(0.5)
     (answer,) = [message for message in here.heard(OTHER) if isinstance(message, Answer)]
     assert answer.value["data"] == b"x" * 100

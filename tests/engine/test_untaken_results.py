@@ -19,6 +19,7 @@ from directview.wire.messages import (
     Ack,
     CallItem,
     Forget,
+    Kept,
     Message,
     Paused,
     Result,
@@ -197,6 +198,7 @@ def test_detached_calls_of_a_client_that_goes_go_on() -> None:
     messages = said(state)
     assert [message.paused for message in messages if isinstance(message, Paused)] == [False, True]
     assert ends(messages) == [(1, OK)]
+    state.receive(Kept(A, 3, (1, 2, 3)), ())
     state.receive(Ack(A, 0, ((3, (1,)),)), ())
     state.receive(Ack(A, 0, ((3, (2, 3)),)), ())
     said(state)
@@ -247,3 +249,50 @@ def test_the_environment_says_how_much() -> None:
     for wrong in ("much", "0", "-1", "1.5"):
         with pytest.raises(ValueError, match=rf"DIRECTVIEW_UNTAKEN='{wrong}'.*MiB"):
             most_untaken({"DIRECTVIEW_UNTAKEN": wrong})
+
+
+# --- results that two wait for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(Ack(A, 2, ()), Kept(A, 3, (1,))), (Kept(A, 3, (1,)), Ack(A, 2, ()))])
+def test_a_detached_calls_result_stays_until_its_client_has_it_and_the_controller_keeps_it(
+    words: tuple[Message, Message],
+) -> None:
+    state = engine()
+    state.receive(submit(1, flags=DETACHED), ())
+    run(state)
+    said(state)
+    state.receive(words[0], ())
+    assert 1 in state._clients[A].retained
+    state.receive(words[1], ())
+    assert not state._clients[A].retained
+    check_engine(state)
+
+
+def test_what_its_client_has_and_no_controller_keeps_is_sent_again_for_one_that_has_taken_over() -> None:
+    """The client does not ask about it; nobody would, if it went now."""
+    state = engine()
+    state.receive(submit(1, 2, flags=DETACHED), ())
+    run(state)
+    said(state)
+    state.receive(Kept(A, 3, (2,)), ())
+    state.link_lost()
+    assert Kept(A, 3, (1,)) in state.resume()
+    state.receive(question(), ())
+    state.receive(Ack(A, 3, ((3, ()),)), ())
+    messages = said(state)
+    assert (1, OK) in ends(messages)
+    assert (2, UNKNOWN) in ends(messages)
+    state.receive(Kept(A, 3, (1,)), ())
+    assert not state._clients[A].retained
+
+
+def test_calls_go_on_that_came_after_the_word_that_their_client_is_gone() -> None:
+    """They waited in the controller; the engine had nothing of that client when it was to forget it."""
+    state = engine(most=1)
+    state.receive(Forget(A), ())
+    state.receive(submit(1, 2, flags=DETACHED), ())
+    assert run(state) == [(A, 1)]
+    state.receive(Kept(A, 3, (1,)), ())
+    state.receive(Ack(A, 0, ((3, (1,)),)), ())
+    assert run(state) == [(A, 2)]
