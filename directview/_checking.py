@@ -5,6 +5,8 @@ Without this, what is wrong would be found somewhere else, later, by somebody wh
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -22,6 +24,7 @@ __all__ = [
     "pairs",
     "seconds",
     "text",
+    "unknown",
 ]
 
 FLAGS: Final = ("targets", "block", "track", "label", "time_limit", "detached")
@@ -32,6 +35,15 @@ def seconds(value: Any, what: str = "timeout") -> None:
     """Raise TypeError unless it is a number, or None."""
     if value is not None and (isinstance(value, bool | str) or not hasattr(value, "__float__")):
         raise TypeError(f"{what}: expected seconds as a number, or None, got {value!r:.60}")
+
+
+def unknown(what: str, name: str, kind: type) -> TypeError:
+    """The error for an argument that `kind` does not have: with the one that may have been meant, or all."""
+    parameters = inspect.signature(kind).parameters.values()
+    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    meant = difflib.get_close_matches(name.lower(), names, 1, 0.7)
+    remedy = f"did you mean {meant[0]!r}?" if meant else f"there is {', '.join(names)}"
+    return TypeError(f"{what} has no argument {name!r}: {remedy}")
 
 
 def flag(value: Any, what: str) -> None:

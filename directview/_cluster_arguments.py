@@ -35,10 +35,16 @@ _INSTEAD: Final = {
 _HARMLESS: Final = frozenset({"delay", "send_engines_connection_env", "engine_timeout", "config", "parent"})
 
 
-def check_arguments(n: int | None, engines: str, start_method: str, unsupported: Mapping[str, Any]) -> None:
+def check_arguments(
+    n: int | None, engines: str, start_method: str, unsupported: Mapping[str, Any], kind: type
+) -> None:
     """Raise ValueError or TypeError for what a Cluster can't be, or has no use for."""
     if n is not None and (type(n) is not int or n < 0):
         raise ValueError(f"n: expected a number of engines, got {n!r}")
+    if not isinstance(engines, str):
+        raise TypeError(
+            f"engines: 'local' is all there is, got {engines!r:.60}; their number is n: Cluster(n=4)"
+        )
     if engines != "local":
         raise ValueError(
             f"engines={engines!r}: a Cluster starts engines on this machine only; start others with "
@@ -51,7 +57,7 @@ def check_arguments(n: int | None, engines: str, start_method: str, unsupported:
             continue
         hint = _INSTEAD.get(name)
         if hint is None:
-            raise TypeError(f"Cluster() has no argument {name!r}")
+            raise _checking.unknown("Cluster()", name, kind)
         raise TypeError(f"Cluster() does without {name!r}: {hint}")
 
 

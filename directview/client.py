@@ -38,7 +38,8 @@ _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """Close every client of this process: it ends."""
     for client in list(_open_clients):
         client._binding.close()
 
@@ -429,7 +430,7 @@ def _find(
             raise TypeError(f"Client has no argument {name!r}: {remedy}")
     if contents:
         if given is not None or ("ipc" not in contents and "tcp" not in contents):
-            raise TypeError(f"Client has no argument {next(iter(contents))!r}")
+            raise _checking.unknown("Client", next(iter(contents)), Client)
         given = {**contents, "profile": profile, "cluster_id": cluster_id}
     if isinstance(given, str | os.PathLike):
         return connection.find(path=given)

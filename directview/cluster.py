@@ -47,7 +47,7 @@ from directview._log_writing import level_number
 from directview._on_start import check_on_start, write_on_start
 from directview._private_loop import run_here
 from directview.blocking import blocking
-from directview.client import Client
+from directview.client import Client, close_all
 from directview.connection import ConnectionInfo, new_cluster_id
 from directview.controller.options import ControllerOptions
 from directview.errors import LaunchError
@@ -71,8 +71,8 @@ _started: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    for cluster in list(_started):
-        cluster._end_now()
+    for end in (close_all, *[cluster._end_now for cluster in _started]):  # a client's calls end with it
+        end()
 
 
 class Cluster:
@@ -140,7 +140,7 @@ class Cluster:
         **unsupported: Any,
     ) -> None:
         self._supervisor: SupervisorProcess | None = None
-        check_arguments(n, engines, start_method, unsupported)
+        check_arguments(n, engines, start_method, unsupported, Cluster)
         check_names(profile=profile, cluster_id=cluster_id, ip=ip)
         check_numbers(start_timeout, port)
         check_env(env)

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from directview import operations
+
+# A machine that is busy elsewhere for a second says nothing about an example.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

@@ -294,6 +294,26 @@ def test_whatever_ends_the_program_ends_its_cluster(tmp_path: Path, how: str) ->
     until(lambda: all(gone(pid) for pid in everybody), "everybody gone")
 
 
+def test_ctrl_c_says_nothing_but_where_the_program_was(tmp_path: Path) -> None:
+    """Though it closes nothing: neither the call nor the cluster that end with it are complained of."""
+    program = Script(
+        tmp_path,
+        """
+        import time
+        from directview import Cluster
+        rc = Cluster(n=2).start_and_connect_sync()
+        print("ready", flush=True)
+        rc[:].apply_sync(time.sleep, 600)
+        """,
+    )
+    assert program.line() == "ready"
+    program.process.send_signal(signal.SIGINT)
+    code, said = program.end()
+    assert code == -signal.SIGINT
+    assert said.count("Traceback") == 1
+    assert said.endswith("KeyboardInterrupt\n")
+
+
 def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
     """KeyboardInterrupt is raised, and what had been started is gone."""
     program = Script(
@@ -359,7 +379,7 @@ def test_a_fork_of_the_program_does_not_end_its_cluster(how: str) -> None:
                 if how == "exit":
                     # Ours alone: the test run's own temporary folders are cleared at exit as well.
                     directview.cluster._stop_all()
-                    directview.client._close_all()
+                    directview.client.close_all()
                 elif how == "stop":
                     cluster.stop_cluster_sync()
                 else:

@@ -365,7 +365,7 @@ async def test_a_closed_link_is_noticed_once_after_all_it_sent(house: House) -> 
         peer.link.send(b"%d" % number)
     at_loss: list[int] = []
     controller.lost = _Noting(lambda: at_loss.append(len(controller.headers_from(route))))
-    peer.link.close(linger=5.0)
+    peer.link.close(linger=DEADLINE)
     await controller.until(lambda: controller.lost)
     assert [lost for lost, _ in controller.lost] == [route]
     assert at_loss == [501]
@@ -394,7 +394,7 @@ async def test_a_closed_controller_is_noticed_once_after_all_it_sent(house: Hous
         controller.router.send(route, b"%d" % number)
     at_loss: list[int] = []
     peer.lost = _Noting(lambda: at_loss.append(len(peer.messages)))
-    controller.router.close(linger=5.0)
+    controller.router.close(linger=DEADLINE)
     await peer.until(lambda: peer.lost)
     assert at_loss == [500]
     assert len(peer.lost) == 1
