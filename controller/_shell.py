@@ -23,6 +23,7 @@ from directview._trace_writing import TRACE_FOLDER, Tracer
 from directview.controller._detached import Box, Limits
 from directview.controller._effects import (
     Admit,
+    Effect,
     Expel,
     Finish,
     Keep,
@@ -304,43 +305,62 @@ class ControllerShell:
     # --- performing its effects ---------------------------------------------------------------------
 
     def _turn(self) -> None:
-        send, meter = self._router.send, self._meter
         while self._machine.diary:
             log.info("%s", self._machine.diary.popleft())
         for effect in self._machine.flush():
-            if self._tracer is not None and isinstance(effect, Send):
-                self._trace_dispatched(self._tracer, effect.routes, effect.header)
-            match effect:
-                case Send((route,), header, frames):
-                    meter.messages_out += 1
-                    meter.bytes_out += len(header) + sum(map(len, frames)) if frames else len(header)
-                    send(route, header, frames)
-                case Send(routes, header, frames):
-                    meter.messages_out += len(routes)
-                    meter.bytes_out += (len(header) + sum(map(len, frames))) * len(routes)
-                    self._router.send_many(routes, header, frames)
-                case Admit(route):
-                    self._router.admit(route)
-                case Expel(route, reason):
-                    self._expel(route, reason)
-                case Note(text):
-                    log.warning("%s", text)
-                case Persist(ids):
-                    self._keep_ids(ids)
-                case Record() if self._store is not None:
-                    self._store.write(effect)
-                case Keep() if self._store is not None:
-                    self._keep(self._store, effect)
-                case Lookup() if self._store is not None:
-                    looking = self._loop.create_task(self._look_up(self._store, effect))
-                    self._looking.add(looking)
-                    looking.add_done_callback(self._looking.discard)
-                case Rotate():
-                    self._rotate(effect)
-                case Finish(reason):
-                    log.info("ending: %s", reason)
-                    self._finished.set()
+            try:
+                self._perform(effect)
+            except Exception as error:  # noqa: BLE001 - what comes after it concerns others
+                self._failed(effect, error)
         self._arm()
+
+    def _perform(self, effect: Effect) -> None:
+        meter = self._meter
+        if self._tracer is not None and isinstance(effect, Send):
+            self._trace_dispatched(self._tracer, effect.routes, effect.header)
+        match effect:
+            case Send((route,), header, frames):
+                meter.messages_out += 1
+                meter.bytes_out += len(header) + sum(map(len, frames)) if frames else len(header)
+                self._router.send(route, header, frames)
+            case Send(routes, header, frames):
+                meter.messages_out += len(routes)
+                meter.bytes_out += (len(header) + sum(map(len, frames))) * len(routes)
+                self._router.send_many(routes, header, frames)
+            case Admit(route):
+                self._router.admit(route)
+            case Expel(route, reason):
+                self._expel(route, reason)
+            case Note(text):
+                log.warning("%s", text)
+            case Persist(ids):
+                self._keep_ids(ids)
+            case Record() if self._store is not None:
+                self._store.write(effect)
+            case Keep() if self._store is not None:
+                self._keep(self._store, effect)
+            case Lookup() if self._store is not None:
+                looking = self._loop.create_task(self._look_up(self._store, effect))
+                self._looking.add(looking)
+                looking.add_done_callback(self._looking.discard)
+            case Rotate():
+                self._rotate(effect)
+            case Finish(reason):
+                log.info("ending: %s", reason)
+                self._finished.set()
+
+    def _failed(self, effect: Effect, error: Exception) -> None:
+        """An effect could not be performed: that is the end of what it was for, and of nothing else.
+
+        Who was to get a message has lost it, so it loses its connection, too: what is missing is asked for on
+        the next one.
+        """
+        log.error("%s could not be performed: %s", type(effect).__name__, error, exc_info=error)
+        if isinstance(effect, Send):
+            for route in effect.routes:
+                self._expel(route, f"a message to it could not be sent: {error}")
+        elif isinstance(effect, Keep):
+            self._loop.call_soon(self._kept, effect)
 
     def _expel(self, route: bytes, reason: str) -> None:
         self._refused(self._router.address_of(route) or "the unix socket", reason, expelled=True)
@@ -370,14 +390,13 @@ class ControllerShell:
             self._machine.answered(rotate, False, str(error))
 
     def _keep(self, store: Store, keep: Keep) -> None:
-        """While the store is closed, what it has written then is nobody's affair any more."""
+        store.keep(keep, lambda: self._loop.call_soon_threadsafe(self._kept, keep))
 
-        def kept() -> None:
-            if not self._closed:
-                self._machine.kept(keep)
-                self._turn()
-
-        store.keep(keep, lambda: self._loop.call_soon_threadsafe(kept))
+    def _kept(self, keep: Keep) -> None:
+        """What is written while the store is closed is nobody's affair any more."""
+        if not self._closed:
+            self._machine.kept(keep)
+            self._turn()
 
     async def _look_up(self, store: Store, lookup: Lookup) -> None:
         self._machine.answered(lookup, *await store.find(lookup))
