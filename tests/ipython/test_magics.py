@@ -284,39 +284,44 @@ def test_a_name_is_the_label_of_the_call(session: Session) -> None:
 
 
 class Bars:
-    """Progress bars that were drawn."""
+    """Progress bars that were drawn, and source for engines that takes until the next one is."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.drawn: list[list[int]] = []
+        self._folder = folder
         monkeypatch.setattr(magics, "progress_bar", self.draw)
 
     @contextmanager
     def draw(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
         assert (total, what) == (4, "_execute")
         seen: list[int] = []
+        (self._folder / str(len(self.drawn))).touch()
         self.drawn.append(seen)
         yield seen.append
+
+    def slow(self) -> str:
+        path = str(self._folder / str(len(self.drawn)))
+        return f"[time.sleep(0.01) for _ in range(3000) if not os.path.exists({path!r})]; print('slept')"
 
 
 @pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
 def test_a_progress_bar_appears_when_a_cell_takes_long(
-    session: Session, monkeypatch: pytest.MonkeyPatch, stream: str
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stream: str
 ) -> None:
-    bars = Bars(monkeypatch)
-    session.enter("%px import time")
-    slow = "time.sleep(0.2); print('slept')"
-    shown = session.enter(f"%%px {stream} --progress-after=0.05\n{slow}")
+    bars = Bars(monkeypatch, tmp_path)
+    session.enter("%px import os, time")
+    shown = session.enter(f"%%px {stream} --progress-after=0.05\n{bars.slow()}")
     (seen,) = bars.drawn
     assert seen == sorted(seen)
     assert seen[-1] == 4
     assert shown.count("] slept\n") == 4
-    session.enter(f"%%px {stream} --progress-after=-1\n{slow}")
-    session.enter("%px 1")  # it takes less than two seconds
+    session.enter(f"%%px {stream} --progress-after=-1\ntime.sleep(0.2)")
+    session.enter("%%px --progress-after=60\n1")
     assert len(bars.drawn) == 1
     session.enter("%pxconfig --progress-after 0.05")
-    session.enter(f"%px {slow}")
+    session.enter(f"%px {bars.slow()}")
     assert len(bars.drawn) == 2
-    session.enter("%%px --progress-after 0\ntime.sleep(0.2); 1 / 0")
+    session.enter(f"%%px --progress-after 0\n{bars.slow()}; 1 / 0")
     assert len(bars.drawn) == 3
     assert type(session.result.error_in_exec).__name__ == "CompositeError"
 
