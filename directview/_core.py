@@ -341,6 +341,8 @@ class Core(Deliveries):
             self._state.submit(call)
 
     def _submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
+        if not requests:
+            return  # tasks: the dispatcher makes their calls
         first = 0
         if len(requests) > 1:
             result._unsent = len(requests)
