@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from directview._client_calls import Call
+from directview._client_calls import Call, Stage
 from directview.wire.messages import (
     CHUNK_BYTES,
+    DETACHED,
     MAX_FRAMES,
     Abort,
     Ack,
     CallItem,
     Message,
+    Query,
     Resume,
     ResumeItem,
     Submit,
 )
 
-__all__ = ["Outbound", "aborts", "questions", "submits"]
+__all__ = ["Outbound", "aborts", "marks", "questions", "submits"]
 
 _BATCH_CALLS: Final = 512
 _BATCH_SEQS: Final = 4096
 """Calls in one message that only names them."""
+_BATCH_MARKS: Final = 1000
 _OVERHEAD: Final = 64
 """Bytes that a call takes in a header beside name, targets and body, at most."""
 
@@ -57,6 +60,22 @@ def aborts(uuid: bytes, seqs: Mapping[int, Sequence[int]]) -> Iterator[Message]:
     for id, named in seqs.items():
         for first in range(0, len(named), _BATCH_SEQS):
             yield Abort(uuid, ((id, tuple(named[first : first + _BATCH_SEQS])),))
+
+
+def marks(calls: Iterable[Call]) -> Iterator[Message]:
+    """Which of these are detached, and with whom: another controller knows only what engines have said.
+
+    The same one may not have heard it, if the connection was lost too soon. Nobody waits for an answer.
+    """
+    known = [
+        [call.seq, id]
+        for call in calls
+        if call.flags & DETACHED
+        for id, stage in call.pending.items()
+        if stage is not Stage.HELD
+    ]
+    for first in range(0, len(known), _BATCH_MARKS):
+        yield Query(0, "mark_detached", {"calls": known[first : first + _BATCH_MARKS]})
 
 
 def questions(uuid: bytes, items: Sequence[ResumeItem], watermark: int) -> Iterator[Message]:

@@ -28,7 +28,7 @@ from itertools import chain
 from typing import Any, Final
 
 from directview._client_acks import Acknowledgements
-from directview._client_batches import Outbound, aborts, questions, submits
+from directview._client_batches import Outbound, aborts, marks, questions, submits
 from directview._client_calls import (
     Answered,
     Call,
@@ -208,6 +208,8 @@ class ClientState:
         for info in message.engines:
             self._engine_joined(info)
         if again:
+            for mark in marks(self.calls.values()):  # First: engines that don't have them say so in between.
+                self._say(mark)
             self._ask(list(self._engines))
         self._say(Resume(self.uuid, (), True))
         queries, self._queries = self._queries, {}

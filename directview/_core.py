@@ -37,7 +37,7 @@ from directview._client_state import (
     Sent,
 )
 from directview._delivering import Deliveries, place
-from directview._detached_calls import hand_over, mark_detached
+from directview._detached_calls import hand_over
 from directview._dispatching import ANYWHERE, Dispatching, Wishes
 from directview._loop_watch import LoopWatch
 from directview._memory import Memory
@@ -163,7 +163,6 @@ class Core(Deliveries):
 
     def _welcomed(self, message: Welcome) -> None:
         log.info("client %s is connected to cluster %s", self.uuid.hex()[:12], self._info.cluster_id)
-        mark_detached(self)
         self._state.welcome(message)
         self._note_engines()
         self.observers.changed(self.engines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from directview._client_calls import Call, Ended, Stage
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from directview._core import Core
     from directview._waiting import CallOwner
 
-__all__ = ["AnotherClient", "fetch_result", "hand_over", "mark_detached", "parcel_of", "to_mark"]
+__all__ = ["AnotherClient", "fetch_result", "hand_over", "parcel_of"]
 
 _HAND_OVER: Final = 5.0
 """Seconds for which a client that is closed waits until its detached calls are on their way."""
@@ -46,28 +46,6 @@ async def hand_over(state: ClientState, connected: Callable[[], bool]) -> None:
     until = time.monotonic() + _HAND_OVER
     while connected() and time.monotonic() < until and _to_hand_over(state):  # noqa: ASYNC110 - nobody sets one
         await asyncio.sleep(_POLL)
-
-
-def mark_detached(core: Core) -> None:
-    """Tell the controller which calls are detached: another than before knows only what engines have said.
-
-    It may be the same, and may not have heard it: the connection was lost too soon.
-    """
-    for params in to_mark(core._state):
-        core.query("mark_detached", params)
-
-
-def to_mark(state: ClientState) -> Iterator[dict[str, Any]]:
-    """What the queries ``mark_detached`` say when a client has come back."""
-    calls = [
-        [call.seq, id]
-        for call in state.calls.values()
-        if call.flags & DETACHED
-        for id, stage in call.pending.items()
-        if stage is not Stage.HELD
-    ]
-    for first in range(0, len(calls), 1000):
-        yield {"calls": calls[first : first + 1000]}
 
 
 class AnotherClient:

@@ -16,7 +16,6 @@ import numpy as np
 from directview._client_calls import Answered, Ended, Gone, Printed, Sent
 from directview._client_calls import Call as ClientCall
 from directview._client_state import ClientState
-from directview._detached_calls import to_mark
 from directview.engine._state import Call, EngineState
 from directview.testing.simulated_memory import SimulatedMemory
 from directview.testing.simulated_wire import Connection
@@ -53,8 +52,6 @@ __all__ = ["Outcome", "Peer", "SimulatedClient", "SimulatedEngine", "SimulatedSu
 _TURN: Final = 0.001
 """Most seconds from a message's arrival to the turn in which it is read, together with what came by then."""
 _RETRY: Final = 0.1
-_MARKS: Final = 1 << 32
-"""Numbers of queries that no test asks."""
 
 
 class Work(NamedTuple):
@@ -454,8 +451,6 @@ class SimulatedClient(Peer):
     # --- its shell ----------------------------------------------------------------------------------
 
     def _welcome(self, message: Welcome) -> None:
-        for number, params in enumerate(to_mark(self.state)):
-            self.state.query(_MARKS + number, "mark_detached", params)
         self.state.welcome(message)
 
     def _receive(self, message: Message, frames: Sequence[Any]) -> None:

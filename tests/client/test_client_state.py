@@ -15,6 +15,7 @@ from directview.wire.messages import (
     ABORTED,
     ARGUMENT,
     CHUNK_BYTES,
+    DETACHED,
     OK,
     RESULT,
     Accept,
@@ -29,6 +30,7 @@ from directview.wire.messages import (
     Query,
     Result,
     ResultItem,
+    Resume,
     Submit,
     encode,
 )
@@ -298,3 +300,18 @@ def test_a_question_follows_the_calls_that_were_made_before_it() -> None:
     state.query(1, "status", {})
     call(state, 0)
     assert [type(message) for message in said(state)] == [Submit, Query, Submit]
+
+
+def test_which_calls_are_detached_is_said_before_they_are_asked_about_and_each_time() -> None:
+    """An engine that does not have one says so at once: then nobody is to believe that it goes on."""
+    state = client(0, 1)
+    state.submit(Call(1, "kept", [0, 1], payload(), None, DETACHED))
+    call(state, 0)
+    said(state)
+    hear(state, Result(ME, 1, (result(1),)))
+    for _ in range(2):
+        state.link_lost()
+        state.welcome(welcome(0, 1))
+        messages = said(state)
+        assert messages[0] == Query(0, "mark_detached", {"calls": [[1, 0]]})
+        assert any(isinstance(message, Resume) for message in messages[1:])
