@@ -132,6 +132,7 @@ class Heirs:
         heir = self._has_heir(client)
         position = 0
         done = []
+        known = []
         for item in message.items:
             part = frames[position : position + item.nframes]
             position += item.nframes
@@ -155,6 +156,10 @@ class Heirs:
                     self._grant(engine, key)
                 else:
                     self._alone.discard(key)
+            elif box.has_ended(key):
+                self._unsaid[key] = None
+                known.append(key)
+        self._say_kept(known)
         if heir:
             self._acknowledge(engine, client, done)
 

@@ -15,8 +15,7 @@ DONE        the client's Ack                      forgotten
 
 The result is kept until the *client* has acknowledged it, so that no crash of anything in between loses it;
 that of a detached call, for which others may ask, until the controller keeps it, too. A call that arrives
-twice runs once: ids from the client's watermark up are remembered as long as the call is, those below it are
-answered.
+twice runs once: ids from the client's watermark up are remembered as long as the call is.
 
 A client that comes back, or hears that this engine has, asks about all its calls (`Resume`). What is
 ARRIVING is forgotten then: the client sends it again from the start, in order. So what is here of a client
@@ -315,8 +314,7 @@ class EngineState:
 
     def _acknowledged(self, client: ClientCalls, seq: int) -> None:
         """Its client has the result."""
-        call = client.retained.get(seq)
-        if call is None:
+        if (call := client.retained.get(seq)) is None:
             return
         if call.detached and not call.kept:
             if not call.taken:
@@ -340,6 +338,8 @@ class EngineState:
     def _release(self, client: ClientCalls, call: Call) -> None:
         """Nobody needs the result here any more."""
         del client.retained[call.seq], client.calls[call.seq]
+        if client.gone:
+            client.begun = max(client.begun, call.seq + 1)
         client.untaken.drop(call)
         self._drop_result(call)
 

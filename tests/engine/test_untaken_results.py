@@ -12,6 +12,7 @@ from directview.testing.invariants import check_engine
 from directview.wire.messages import (
     ABORTED,
     DETACHED,
+    FORGOTTEN,
     OK,
     UNKNOWN,
     Abort,
@@ -296,3 +297,19 @@ def test_calls_go_on_that_came_after_the_word_that_their_client_is_gone() -> Non
     state.receive(Kept(A, 3, (1,)), ())
     state.receive(Ack(A, 0, ((3, (1,)),)), ())
     assert run(state) == [(A, 2)]
+
+
+def test_a_call_that_ran_for_an_heir_does_not_run_again_when_its_client_comes_back() -> None:
+    """To another controller, which does not know that it was given up: it asks, and would send again."""
+    state = engine()
+    state.receive(submit(1, 2, flags=DETACHED), ())
+    state.receive(Forget(A), ())
+    assert run(state) == [(A, 1), (A, 2)]
+    state.receive(Kept(A, 3, (1, 2)), ())
+    state.receive(Ack(A, 0, ((3, (1, 2)),)), ())
+    state.receive(Forget(A), ())
+    said(state)
+    state.receive(question(1, 2), ())
+    assert ends(said(state))[1:] == [(1, FORGOTTEN), (2, FORGOTTEN)]
+    state.receive(submit(1, 2, flags=DETACHED), ())
+    assert run(state) == []
