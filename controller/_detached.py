@@ -206,10 +206,6 @@ class Box:
         """The calls whose results are on their way."""
         return self._arriving.keys()
 
-    def has_ended(self, key: Key) -> bool:
-        """Whether it is known how this call ended."""
-        return key in self._kept or key in self._dropped
-
     def has_result(self, key: Key) -> bool:
         """Whether its result is here, or was."""
         return key in self._dropped or (key in self._kept and self._kept[key].status != LOST)

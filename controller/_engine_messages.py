@@ -151,11 +151,9 @@ def _resume(
 def _kept(
     controller: Controller, engine: Engine, message: Kept, header: bytes, frames: Sequence[Any], now: float
 ) -> None:
-    """Results of detached calls that it has. Those of a client that is gone it was told to send."""
+    """Results of detached calls that it has."""
     _own(message.engine, engine)
-    client = controller.registry.clients.get(message.client)
-    if client is not None:
-        controller.heirs.held(engine, client, message.seqs)
+    controller.heirs.held(engine, message.client, message.seqs)
 
 
 def _goodbye(

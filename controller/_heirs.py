@@ -156,7 +156,7 @@ class Heirs:
                     self._grant(engine, key)
                 else:
                     self._alone.discard(key)
-            elif box.has_ended(key):
+            elif box.has_result(key):
                 self._unsaid[key] = None
                 known.append(key)
         self._say_kept(known)
@@ -193,19 +193,24 @@ class Heirs:
                 self._alone.add(key)
                 self._grant(engine, key)
 
-    def held(self, engine: Engine, client: Client, seqs: Sequence[int]) -> None:
-        """An engine that has come back has these results: those that are not here will come once more."""
+    def held(self, engine: Engine, uuid: bytes, seqs: Sequence[int]) -> None:
+        """An engine that has come back has these results: those that are not here will come once more.
+
+        Their client may have gone before the engine was back, and nobody else knows that they are wanted.
+        """
+        client = self._controller.registry.clients.get(uuid)
         known = []
         for seq in seqs:
-            key = (client.uuid, seq, engine.id)
-            if self.box.has_ended(key):
+            key = (uuid, seq, engine.id)
+            if self.box.has_result(key):
                 self._unsaid[key] = None
                 known.append(key)
             else:
-                self.box.adopted(client.uuid, (seq,), engine.id)
-                client.engines.add(engine.id)
-                engine.queue.adopt(client.uuid, seq)
-        engine.queue.started(client.uuid, seqs)  # They take nobody's place, however late their client is.
+                self.box.adopted(uuid, (seq,), engine.id)
+                engine.queue.adopt(uuid, seq)
+                if client is not None:
+                    client.engines.add(engine.id)
+        engine.queue.started(uuid, seqs)  # They take nobody's place, however late their client is.
         self._say_kept(known)
 
     def written(self, keys: Sequence[Key]) -> None:
@@ -310,7 +315,7 @@ class Heirs:
         """A client that has met another controller says which of its outstanding calls are detached."""
         for seq, id in params.get("calls", ()):
             engine = self._controller.registry.engines.get(id)
-            if engine is not None and type(seq) is int and not self.box.has_ended((client.uuid, seq, id)):
+            if engine is not None and type(seq) is int and not self.box.has_result((client.uuid, seq, id)):
                 self.box.adopted(client.uuid, (seq,), id)
                 client.engines.add(id)
 

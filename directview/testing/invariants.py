@@ -58,7 +58,6 @@ def check_engine(state: EngineState) -> None:
         assert client.untaken.kept == sum([weight(call) for call in client.retained.values()])
         assert all(weight(call) == call.weight for call in client.retained.values())
         assert client.untaken.paused or not client.parked
-        assert client.doubtful <= set(client.retained)
         assert set(client.untaken.sent) | set(client.untaken.behind) <= set(client.retained)
         assert [call for call in client.calls.values() if call.behind] == sorted(
             client.untaken.behind.values(), key=list(client.calls.values()).index
