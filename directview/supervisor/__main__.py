@@ -106,6 +106,7 @@ def supervise(
     ours, theirs = socket.socketpair()
     fork_server_pid = fork()
     if fork_server_pid == 0:
+        ours.close()
         # Not killed with its parent: it still has to kill what the engines have started.
         become("directview-forkserver", parent=None, keep=(theirs.fileno(), controller_fd))
         ours_to_clean = options.controller is not None or options.private

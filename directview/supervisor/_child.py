@@ -7,6 +7,7 @@ generators (all engines would draw the same numbers), the parent's ``__main__``.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -47,6 +48,9 @@ def become(
         keep: descriptors that stay open, besides 0, 1 and 2.
         session: lead a session of its own, away from any terminal.
     """
+    # An object of the parent's that has a descriptor closes it when the collector gets to it: by then that
+    # number may be the engine's event loop's.
+    gc.freeze()
     signal.set_wakeup_fd(-1)
     if parent is not None:
         prepare_die_with_parent(parent, orphaned)

@@ -54,6 +54,7 @@ class ForkServer:
         grace: float = 3.0,
     ) -> None:
         self._pipe = Pipe(sock)
+        self._selector = selectors.DefaultSelector()
         self._run_engine = run_engine
         self._sys_path = sys_path
         self._at_end = at_end
@@ -77,7 +78,7 @@ class ForkServer:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        selector = selectors.DefaultSelector()
+        selector = self._selector
         selector.register(self._pipe, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
         try:
@@ -129,6 +130,7 @@ class ForkServer:
             self._send({"failed": uuid, "reason": f"can't fork: {error.strerror}"})
             return None
         if pid == 0:
+            self._leave()
             options = {**options, "interrupt_fd": interrupt_fd, "log": log}
             become("directview-engine", parent=parent, log=log, keep=(interrupt_fd,), session=True)
             if fresh:
@@ -141,6 +143,15 @@ class ForkServer:
         handle = pidfd_open(pid)
         self._send({"started": uuid, "pid": pid}, (handle,) if handle >= 0 else ())
         return None
+
+    def _leave(self) -> None:
+        """What is the server's own is none of an engine's business.
+
+        Not only the descriptors: an object that has one closes it at its end, whenever the garbage collector
+        gets to that, and whatever has that number by then.
+        """
+        self._selector.close()
+        self._pipe.close()
 
     def _execute(self, options: dict[str, Any], env: dict[str, str] | None) -> int:
         os.set_inheritable(options["interrupt_fd"], True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
+import gc
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +43,42 @@ def rc(engine: Client) -> Iterator[Client]:
     after = engine[0].apply_async(print, "hi")
     after.get(DEADLINE)
     assert after.stdout == "hi\n"
+
+
+# --- descriptors ---------------------------------------------------------------------------------------
+
+
+def descriptors() -> dict[str, str]:
+    """What they stand for, by number."""
+    with os.scandir("/proc/self/fd") as found:
+        return {entry.name: os.readlink(entry) for entry in found if os.path.lexists(entry)}
+
+
+def owned() -> list[int]:
+    """Numbers that objects of this process would close at their end."""
+    numbers = []
+    for found in gc.get_objects():
+        if isinstance(found, (socket.socket, selectors.EpollSelector)):
+            with contextlib.suppress(ValueError):  # It is closed.
+                numbers.append(found.fileno())
+    return [number for number in numbers if number >= 0]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_descriptors_are_the_engines_own(rc: Client) -> None:
+    """What the fork server has left in its memory closes none when it is collected, nor at the end."""
+
+    def collect() -> tuple[dict[str, str], dict[str, str], list[int]]:
+        gc.unfreeze()
+        before = descriptors()
+        gc.collect()
+        return before, descriptors(), owned()
+
+    before, after, numbers = rc[0].apply_async(collect).get(DEADLINE)
+    assert after == before
+    assert len(set(numbers)) == len(numbers)
+    kinds = ("socket:", "anon_inode:[eventpoll]")
+    assert [number for number in numbers if not after[str(number)].startswith(kinds)] == []
 
 
 # --- processes -----------------------------------------------------------------------------------------
