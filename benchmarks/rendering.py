@@ -41,7 +41,9 @@ class Sheet:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A figure in three digits: 1.24 ms, 6 450/s, 0.26 GB/s, 374 MB, 7.1×."""
+    """A figure in three digits: 1.24 ms, 6 450/s, 0.26 GB/s, 374 MB, -12.0 MB, 7.1×."""
+    if value < 0:
+        return f"-{quantity(-value, unit)}"
     if unit == "s":
         for factor, name in ((1.0, "s"), (1e-3, "ms")):
             if value >= factor:
