@@ -27,3 +27,13 @@ def not_an_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         shell = module.InteractiveShell.instance()
         if type(shell).__name__ == "EngineShell":
             type(shell).clear_instance()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why a test failed that passed when it was run again: nobody would know otherwise."""
+    again = terminalreporter.stats.get("rerun", [])
+    if again:
+        terminalreporter.section("failed at first, run again")
+        for report in again:
+            terminalreporter.section(report.nodeid, "_")
+            terminalreporter.line(report.longreprtext)
