@@ -33,6 +33,8 @@ class Faults:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._lasting: set[asyncio.Task[None]] = set()
+        self._pausing = asyncio.Lock()
+        """One pause of everything at a time: the first's end would wake all but whom it did not know yet."""
 
     def begin(self, fault: Fault) -> None:
         """Have it happen now."""
@@ -156,14 +158,15 @@ class Faults:
 
     async def _everybody(self, fault: Fault) -> None:
         """As if the machine had slept: all wake at once, and each finds that much time has passed."""
-        pids = await asyncio.to_thread(everybody)
-        began = time.monotonic()
-        engines, clients = set(self._life.observer.engine_infos), set(self._life.clients)
-        if await freeze_all(pids, fault.seconds):
-            hard = fault.seconds >= min(HARD, AWAY)
-            engines |= set(self._life.observer.engine_infos)
-            clients |= set(self._life.clients)
-            self._note(fault, began, engines if hard else set(), clients if hard else set())
+        async with self._pausing:
+            pids = await asyncio.to_thread(everybody)
+            began = time.monotonic()
+            engines, clients = set(self._life.observer.engine_infos), set(self._life.clients)
+            if await freeze_all(pids, fault.seconds):
+                hard = fault.seconds >= min(HARD, AWAY)
+                engines |= set(self._life.observer.engine_infos)
+                clients |= set(self._life.clients)
+                self._note(fault, began, engines if hard else set(), clients if hard else set())
 
     def _step_clock(self, fault: Fault) -> None:
         if self._life.clocks is not None:
