@@ -324,7 +324,7 @@ class Core(Deliveries):
         """Submit the calls by which engines are given tasks. On the loop's thread.
 
         Calls are submitted in the order of their numbers, which other threads may take meanwhile: so these
-        go through the inbox as well.
+        go through the inbox as well, where another thread's cancelling of the tasks may lie before them.
         """
         with self.lock:
             calls = self.balanced.calls(given, self._seqs)
@@ -338,6 +338,9 @@ class Core(Deliveries):
     def _submit_calls(self, calls: Sequence[Call]) -> None:
         for call in calls:
             self._state.submit(call)
+        cancelled = [call for call in calls if call.context.cancelled]
+        if cancelled:  # after they were given, and before there was a call to end
+            self._state.abort([(call.seq, id) for call in cancelled for id in list(call.pending)])
 
     def _submit(self, requests: Sequence[Request], slots: Slots, name: str, result: AsyncResult[Any]) -> None:
         if not requests:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from directview._balancing_tasks import Kind
+from directview._balancing_tasks import Kind, Task
 from directview._core import Core
 from directview._dispatching import ANYWHERE, Wishes
 from directview.connection import ConnectionInfo
@@ -122,6 +122,38 @@ async def test_balanced_tasks_that_come_first_are_sent(caller: Caller) -> None:
         core.submit_tasks([PARCEL], slots, "f", result, wishes)
     await asyncio.sleep(0)
     assert caller.link.submits == [[2]]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_tasks_that_are_cancelled_while_an_engine_is_given_them_are_not_sent(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Another thread may cancel between the choice of an engine and the call to it."""
+    core = caller.core
+    balancer = core.balanced._balancer
+    choose = balancer.give
+    cancelled: list[int] = []
+
+    def give_and_be_cancelled(now: float) -> list[tuple[Task, int]]:
+        chosen = choose(now)
+        now_too = [task.number for task, _ in chosen][: most - len(cancelled)]
+        core.cancel([(number, ANYWHERE) for number in now_too])
+        cancelled.extend(now_too)
+        return chosen
+
+    monkeypatch.setattr(balancer, "give", give_and_be_cancelled)
+    with core.lock:
+        slots = core.number([((ANYWHERE,), PARCEL)] * 3)
+        result: AsyncResult[Any] = AsyncResult(caller, slots)  # type: ignore[arg-type]
+        wishes = Wishes(Kind(), None, None, None, 0, None)
+        core.submit_tasks([PARCEL] * 3, slots, "f", result, wishes)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(cancelled) == most
+    sent = [seq for seqs in caller.link.submits for seq in seqs]
+    assert sent == list(core._state.calls)
+    assert result._missing == len(balancer.tasks) == 3 - most
+    assert bool(sent) == (most < 3)
 
 
 async def test_a_call_to_an_engine_that_is_not_there_ends(caller: Caller) -> None:
