@@ -48,6 +48,7 @@ from directview.errors import (
     ClientClosed,
     ControllerLost,
 )
+from directview.folders import folder_of_file
 from directview.partition import Joining
 from directview.result import AsyncResult
 from directview.wire.arena import arena
@@ -135,7 +136,9 @@ class Core(Deliveries):
             awaited=info.is_current,
         )
 
-        self._tracer = tracer_of("client", info.source, f"client-{os.getpid()}-{self.uuid.hex()[:8]}")
+        self._tracer = tracer_of(
+            "client", folder_of_file(info.source), f"client-{os.getpid()}-{self.uuid.hex()[:8]}"
+        )
         if self._tracer is not None:
             self._session.tap = self._tracer.saw
 

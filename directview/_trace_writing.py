@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, TextIO
 
-from directview.folders import folder_of_file
 from directview.wire.messages import (
     Abort,
     Accept,
@@ -59,15 +58,14 @@ Line = tuple[int, int, str, float]
 """seq, engine, what, and when."""
 
 
-def tracer_of(role: str, source: str, stem: str) -> Tracer | None:
+def tracer_of(role: str, folder: Path | None, stem: str) -> Tracer | None:
     """The tracer of a client or engine; None where its cluster isn't traced, or isn't on this machine.
 
     Args:
         role: ``client`` or ``engine``.
-        source: its connection file.
+        folder: the cluster's; None: it is not on this machine.
         stem: of its file's name.
     """
-    folder = folder_of_file(source)
     if folder is None or not (folder / TRACE_FOLDER).is_dir():
         return None
     return Tracer(role, folder / TRACE_FOLDER / f"{stem}.trace")

@@ -85,20 +85,20 @@ class EngineShell:
         self._reason = ""
         self._log: ProcessLog | None = None
         self._stacks: Stacks | None = None
-        self._tracer = tracer_of("engine", options.connection, f"engine-{options.uuid[:12]}")
+        folder = Path(options.folder) if options.folder else folder_of_file(options.connection)
+        self._tracer = tracer_of("engine", folder, f"engine-{options.uuid[:12]}")
         self._watch = LoopWatch(
             log, "the engine's loop", lambda: self._working or self._steps.plain, signals=(STACK_SIGNAL,)
         )
-        self._open_files()
+        self._open_files(folder)
 
-    def _open_files(self) -> None:
+    def _open_files(self, folder: Path | None) -> None:
         """Our own log, apart from the user's logging, and what else lies in the cluster's folder.
 
         An engine that is far from that folder has none.
         """
-        options = self._options
-        folder = Path(options.folder) if options.folder else folder_of_file(options.connection)
         if folder is not None:
+            options = self._options
             name = f"engine-{options.uuid[:12]}"
             log.propagate = False
             self._log = ProcessLog("engine", folder / f"{name}.jsonl", options.log_level, log.name)

@@ -50,6 +50,10 @@ test), and a message that is being read at that moment aborts the whole process 
 Assertion failed: !_more`). With a far-off retry the pipe stays until we close the socket."""
 
 _MAX_SOCKETS: Final = 16_384
+"""Of a controller, which listens. libzmq makes a table for them at once, 12 bytes each."""
+
+_MAX_LINKS: Final = 2_048
+"""Sockets of a process that has connections: two for each client in it."""
 
 _LARGEST_HEAP_BLOCK: Final = (32 << 20) - (1 << 16)
 """Allocated and freed once, untouched, before the first socket. It makes glibc keep blocks of up to this
@@ -95,18 +99,18 @@ def shared_context() -> zmq.asyncio.Context:
     context = _shared.get(pid)
     if context is None:
         # Two threads may both come here: setdefault lets one win, the other's is closed unused.
-        mine = new_context()
+        mine = new_context(_MAX_LINKS)
         context = _shared.setdefault(pid, mine)
         if context is not mine:
             mine.term()
     return context
 
 
-def new_context() -> zmq.asyncio.Context:
-    """A context of its own, with room for many sockets."""
+def new_context(sockets: int = _MAX_SOCKETS) -> zmq.asyncio.Context:
+    """A context of its own, with room for so many sockets."""
     bytes(_LARGEST_HEAP_BLOCK)
     context = zmq.asyncio.Context()
-    context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+    context.set(zmq.MAX_SOCKETS, sockets)
     return context
 
 

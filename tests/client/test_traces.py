@@ -141,14 +141,13 @@ def test_only_in_a_traced_clusters_folder_is_anything_written(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     cluster = folders.profile_folder("p", create=True)
-    source = str(cluster / "client.json")
-    assert tracer_of("client", source, "client-1") is None
+    assert tracer_of("client", cluster, "client-1") is None
     (cluster / TRACE_FOLDER).mkdir()
-    found = tracer_of("client", source, "client-1")
+    found = tracer_of("client", folders.folder_of_file(cluster / "client.json"), "client-1")
     assert found is not None
     found.close()
     assert os.listdir(cluster / TRACE_FOLDER) == ["client-1.trace"]
-    assert tracer_of("client", str(tmp_path / "client.json"), "client-1") is None
+    assert tracer_of("client", folders.folder_of_file(tmp_path / "client.json"), "client-1") is None
 
 
 def record(number: int, engine: int | None, **times: float) -> dict[str, Any]:
