@@ -274,7 +274,7 @@ def _transfers() -> Iterable[Work]:
         "share 100 MB with each of 4",
         Kind.THROUGHPUT,
         "share",
-        _reps(3, 5, 7),
+        _reps(7, 15, 30),
         {"bytes": 100 * MB},
         amount=100 * MB * ENGINES,
     )

@@ -44,7 +44,9 @@ holes in the heap, and those took eight minutes until they were enough for all t
 _MALLOC: Final = ("MALLOC_MMAP_THRESHOLD_", str(256 << 10))
 """For every process of the run: glibc gives blocks of this size back when they are freed. By itself it raises
 that bound to what was freed last, up to 32 MB, and holes in the heap look like growth."""
-_PARTS: Final = 24
+_PARTS: Final = 6
+"""Each long enough that a process comes to rest in it: in parts of half a minute, one whose size sways between
+40 and 68 MB seemed to grow."""
 _SLACK_MB: Final = 4.0
 _SLACK_PART: Final = 0.05
 """What a process may grow by, from the beginning of the line to its end: the larger of the two."""
@@ -62,8 +64,8 @@ class Series:
     def line(self, warm: float) -> tuple[float, float]:
         """Slope (MB/s) and height (MB, at the end) of the line below what came after `warm` seconds.
 
-        It goes through the smallest size of each of two dozen parts of that time: what is on its way comes on
-        top of what a process keeps, now more and now less of it.
+        It goes through the smallest size of each of a few parts of that time: what is on its way comes on top
+        of what a process keeps, now more and now less of it.
         """
         chosen = [(t, size) for t, size in zip(self.times, self.sizes, strict=True) if t >= warm]
         if len(chosen) < 3:
