@@ -86,11 +86,11 @@ class KnownEngine:
             self.held.move_to_end(seq, last=False)
         self.unknown.clear()
 
-    def due_grants(self, pace: Pace) -> Iterator[tuple[int, int, int, bool]]:
+    def due_grants(self, pace: Pace) -> Iterator[tuple[int, int, int, int]]:
         """(seq, upto, received, shared) of the results of which more may come now."""
         for seq, receiving in islice(self.receiving.items(), _RECEIVE_AT_ONCE):
             parcel = receiving.parcel
             upto = due_grant(parcel.received, receiving.granted, parcel.size, pace)
             if upto is not None and not receiving.held:
                 receiving.granted = upto
-                yield seq, upto, parcel.received, parcel.source is not None
+                yield seq, upto, parcel.received, parcel.shared

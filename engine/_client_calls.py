@@ -56,11 +56,11 @@ class ClientCalls:
                 self.large.pop(call.seq, None)
         self.line.clear()
 
-    def due_grants(self, pace: Pace) -> Iterator[tuple[int, int, int, bool]]:
+    def due_grants(self, pace: Pace) -> Iterator[tuple[int, int, int, int]]:
         """Payloads of which more may come now. They count as granted.
 
         Returns:
-            For each: seq, up to where, how much has come, whether the arena can be read.
+            For each: seq, up to where, how much has come, what of the sender's memory can be read.
         """
         for call in islice(self.large.values(), RECEIVE_AT_ONCE):
             parcel = call.parcel
@@ -68,4 +68,4 @@ class ClientCalls:
             upto = due_grant(parcel.received, call.granted, parcel.size, pace)
             if upto is not None:
                 call.granted = upto
-                yield call.seq, upto, parcel.received, parcel.source is not None
+                yield call.seq, upto, parcel.received, parcel.shared

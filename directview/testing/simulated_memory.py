@@ -16,6 +16,7 @@ __all__ = ["SimulatedMemory"]
 
 
 _SHEET = 1 << 62
+_WINDOW = 1 << 61
 
 
 class SimulatedMemory:
@@ -33,6 +34,7 @@ class SimulatedMemory:
     ) -> None:
         self.slot_bytes = slot_bytes
         self.sheet_from = 2 * slot_bytes
+        self.window_bytes = 3 * slot_bytes
         self.reference = random.randbytes(8)
         self.lent: dict[int, int] = {}
         """Slots in use, by place."""
@@ -40,6 +42,10 @@ class SimulatedMemory:
         """Those that are lent, by place."""
         self.borrowed = 0
         """How often others have mapped one."""
+        self.shown: dict[int, memoryview] = {}
+        """What others may read where it is, by place."""
+        self.seen = 0
+        """How often others have."""
         self._numbers = 0
         self.read_places = 0
         """Pieces that others have read here."""
@@ -78,6 +84,36 @@ class SimulatedMemory:
         self.sheets[place][start : start + len(part)] = np.frombuffer(part, np.uint8)
         return True
 
+    def show(self, part: memoryview) -> int | None:
+        """Bytes to be read where they are; None if they can't be."""
+        if self._random.random() < 0.2:
+            return None
+        self._numbers += 1
+        place = _WINDOW | self._numbers
+        self.shown[place] = part
+        return place
+
+    def move(self, place: int, part: memoryview) -> None:
+        """They are elsewhere now."""
+        assert self.shown[place] == part
+        self.shown[place] = part
+
+    @property
+    def sees(self) -> bool:
+        """Whether others can read what is shown here: not all of them."""
+        return self._random.random() < 0.7
+
+    def look(self, place: int, into: np.ndarray[Any, Any]) -> bool:
+        """Copy what is shown; False if it is not any more."""
+        part = self.shown.get(place)
+        if part is None:
+            into[:] = 0  # Whatever is there now.
+            return False
+        assert len(part) == len(into)
+        into[:] = np.frombuffer(part, np.uint8)
+        self.seen += 1
+        return True
+
     def reserve(self) -> object | None:
         """What mapping a sheet takes; None: it can't be done."""
         return None if self._random.random() < 0.1 else object()
@@ -96,9 +132,12 @@ class SimulatedMemory:
         return self._random.random() < 0.3
 
     def free(self, place: int) -> None:
-        """Its slot may be taken again; a sheet is left to those that have mapped it."""
+        """Its slot may be taken again; a sheet is left to those that map it; nothing is shown there."""
         if place & _SHEET:
             del self.sheets[place]
+            return
+        if place & _WINDOW:
+            del self.shown[place]
             return
         slot = self.lent.pop(place)
         self._places[slot] += len(self._places)

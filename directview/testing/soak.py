@@ -45,8 +45,8 @@ _MALLOC: Final = ("MALLOC_MMAP_THRESHOLD_", str(256 << 10))
 """For every process of the run: glibc gives blocks of this size back when they are freed. By itself it raises
 that bound to what was freed last, up to 32 MB, and holes in the heap look like growth."""
 _PARTS: Final = 6
-"""Each long enough that a process comes to rest in it: in parts of half a minute, one whose size sways between
-40 and 68 MB seemed to grow."""
+"""Each long enough that a process comes to rest in it: in parts of half a minute, one whose size sways
+between 40 and 68 MB seemed to grow."""
 _SLACK_MB: Final = 4.0
 _SLACK_PART: Final = 0.05
 """What a process may grow by, from the beginning of the line to its end: the larger of the two."""

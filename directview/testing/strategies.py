@@ -83,7 +83,7 @@ def fields_of(uuids: st.SearchStrategy[bytes] = _uuids) -> dict[type[Any], st.Se
         messages.Result: (uuids, _ids, results),
         messages.Ack: (uuids, _counts, per_engine),
         messages.Chunk: (uuids, _counts, _tuples(_ids), _ways, _counts, st.just(-1) | _counts, _counts),
-        messages.Grant: (uuids, _counts, _ids, _ways, _counts, _counts, st.booleans()),
+        messages.Grant: (uuids, _counts, _ids, _ways, _counts, _counts, st.integers(0, 2)),
         messages.Abort: (uuids, per_engine),
         messages.Output: (uuids, _ids, _counts, _counts, st.sampled_from(["stdout", "stderr"]), _texts),
         messages.Lost: (uuids, _ids, maybe, _codes, _texts, _seqs, _seqs, postmortems),

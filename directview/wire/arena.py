@@ -13,12 +13,14 @@ on its way finds the slot taken by something else, and says so, instead of readi
 
 Space is allocated before it is written. Writing to a page that the kernel can't supply ends a process.
 
-What goes to several receivers is copied into a *sheet* instead, which they map (`directview.wire.sheets`). A
-bit tells its place from that of a slot.
+What goes to several receivers is copied into a *sheet* instead, which they map (`directview.wire.sheets`).
+And where the receiver may read the sender's memory, a large piece is not copied here at all, but only shown
+(`directview.wire.windows`). Bits tell their places from those of slots.
 """
 
 from __future__ import annotations
 
+import atexit
 import mmap
 import os
 import secrets
@@ -33,6 +35,15 @@ import numpy as np
 
 from directview.wire.idle import IDLE_SECONDS, register
 from directview.wire.sheets import Reserved, Sheet, Sheets, borrow, crowded
+from directview.wire.windows import (
+    ENTRIES,
+    ENTRY_BYTES,
+    WINDOW_BYTES,
+    Windows,
+    is_window,
+    look,
+    may_read,
+)
 
 __all__ = [
     "LENT_BYTES",
@@ -45,6 +56,7 @@ __all__ = [
     "SharedMemory",
     "arena",
     "is_sheet",
+    "is_window",
 ]
 
 SLOT_BYTES: Final = 4 << 20
@@ -60,9 +72,11 @@ _SHEET: Final = 1 << 62
 """In the places of sheets, beside the number of the writing and the descriptor."""
 _FD_BITS: Final = 20
 _TOKEN_BYTES: Final = 16
-_HEADER_BYTES: Final = 4096
+_PLACES_BYTES: Final = 4096
 """Token and the places that the slots hold now. It bounds the number of slots."""
-_MOST_SLOTS: Final = (_HEADER_BYTES - _TOKEN_BYTES) // 8
+_HEADER_BYTES: Final = _PLACES_BYTES + ENTRIES * ENTRY_BYTES
+"""With the table of what is shown."""
+_MOST_SLOTS: Final = (_PLACES_BYTES - _TOKEN_BYTES) // 8
 _MOST_MAPPED: Final = 64
 """Arenas of others that a process keeps open."""
 _MOST_SLOT_BYTES: Final = 1 << 30
@@ -78,6 +92,8 @@ class SharedMemory(Protocol):
     """Most bytes of a piece."""
     sheet_from: int
     """Fewest bytes for which a sheet is worth while."""
+    window_bytes: int
+    """Most bytes of a piece that is shown."""
     reference: bytes
     """By which others find what is put here. Empty: not at all."""
 
@@ -89,6 +105,13 @@ class SharedMemory(Protocol):
 
     def fill(self, place: int, start: int, part: memoryview) -> bool:
         """Copy bytes into a sheet, behind those that were; False if there is no memory for them."""
+        ...
+
+    def show(self, part: memoryview) -> int | None:
+        """Let receivers read bytes that stay as they are; their place, or None if they can't be shown."""
+
+    def move(self, place: int, part: memoryview) -> None:
+        """What is shown there is here from now on."""
         ...
 
     def free(self, place: int) -> None:
@@ -103,6 +126,15 @@ class Reader(Protocol):
 
     def read(self, place: int, size: int, take: Callable[[memoryview], None]) -> bool:
         """Have `take` copy a piece out; False if the place holds something else by now, or did meanwhile."""
+        ...
+
+    @property
+    def sees(self) -> bool:
+        """Whether what its owner shows can be read."""
+        ...
+
+    def look(self, place: int, into: Bytes) -> bool:
+        """Copy what is shown; False if that is something else by now, or was meanwhile."""
         ...
 
     def reserve(self) -> object | None:
@@ -155,6 +187,7 @@ class Arena:
     ) -> None:
         self.slot_bytes = slot_bytes
         self.sheet_from = SHEET_FROM
+        self.window_bytes = WINDOW_BYTES
         self.reference = b""
         self._limit, lent = _limits() if limit is None else (limit, LENT_BYTES)
         self._lent_bytes = lent if lent_bytes is None else lent_bytes
@@ -165,6 +198,7 @@ class Arena:
         self._fd = -1
         self._map: mmap.mmap | None = None
         self._places: Bytes = np.empty(0, np.int64)
+        self._windows: Windows | None = None
         self._idle: list[int] = []
         """Slots that have memory and hold nothing; the last one was used last."""
         self._allocated = 0
@@ -193,7 +227,9 @@ class Arena:
             return
         self._map[:_TOKEN_BYTES] = token
         self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
-        packed: Any = msgpack.packb((pid, self._fd, self.slot_bytes, slots, token))
+        self._windows = Windows(_table(self._map))
+        begin = np.frombuffer(self._map, np.uint8, 1).__array_interface__["data"][0]
+        packed: Any = msgpack.packb((pid, self._fd, self.slot_bytes, slots, token, begin))
         self.reference = bytes(packed)
         self.sheets = Sheets(self._lent_bytes, token)
 
@@ -271,12 +307,25 @@ class Arena:
         sheet = self._sheets_lent.get(place)
         return sheet is not None and sheet.write(start, part)
 
+    def show(self, part: memoryview) -> int | None:
+        """Let receivers read bytes that stay as they are until `free`: see `Windows.show`."""
+        return None if self._windows is None else self._windows.show(part)
+
+    def move(self, place: int, part: memoryview) -> None:
+        """What is shown there is here from now on, and where it was may change."""
+        if self._windows is not None:
+            self._windows.move(place, part)
+
     def free(self, place: int) -> None:
         """What is at this place is needed no longer. Places that hold nothing are no error."""
         if is_sheet(place):
             sheet = self._sheets_lent.pop(place, None)
             if sheet is not None:
                 self.sheets.give_back(sheet)
+            return
+        if is_window(place):
+            if self._windows is not None:
+                self._windows.hide(place)
             return
         with self._lock:
             slot = self._lent.pop(place, None)
@@ -317,8 +366,14 @@ class Arena:
             self._opened[reference] = mapped, time.monotonic()
             return mapped
 
+    def hide(self) -> None:
+        """Show nothing any more: this process's memory is about to go."""
+        if self._windows is not None:
+            self._windows.close()
+
     def close(self) -> None:
         """Give everything back. What others have mapped stays until they let go of it."""
+        self.hide()
         self.reference = b""
         self._places = np.empty(0, np.int64)
         self._idle.clear()
@@ -341,12 +396,13 @@ class Mapped:
         slot_bytes: bytes of a slot.
         slots: how many there are.
         token: what stands at its beginning.
+        begin: that beginning's address in the process.
 
     Raises:
         OSError, ValueError: it can't be opened from here, or is not that arena.
     """
 
-    def __init__(self, pid: int, fd: int, slot_bytes: int, slots: int, token: bytes) -> None:
+    def __init__(self, pid: int, fd: int, slot_bytes: int, slots: int, token: bytes, begin: int) -> None:
         size = _HEADER_BYTES + slots * slot_bytes
         opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         try:
@@ -361,7 +417,21 @@ class Mapped:
         self._pid = pid
         self._token = token
         self._slot_bytes = slot_bytes
+        self._begin = begin
         self._places = np.frombuffer(self._map, np.int64, slots, _TOKEN_BYTES)
+        self._table = _table(self._map)
+        self.sees = may_read(pid, begin, token)
+        """Whether what that process shows can be read from here."""
+
+    def look(self, place: int, into: Bytes) -> bool:
+        """Copy what is shown into memory of ours; False if that is something else by now, or was meanwhile.
+
+        Raises:
+            MemoryError: it can't be read, although it is shown.
+        """
+        if not (is_window(place) and look(self._table, place, self._pid, into)):
+            return False
+        return may_read(self._pid, self._begin, self._token)  # another process may have that number by now
 
     def reserve(self) -> Reserved | None:
         """Descriptors for mapping a sheet; None if this process has none left."""
@@ -400,14 +470,23 @@ class Mapped:
         return bool(self._places[slot] == place)
 
 
+def _table(header: mmap.mmap) -> Bytes:
+    """Of what is shown."""
+    return np.frombuffer(header, np.int64, ENTRIES * ENTRY_BYTES // 8, _PLACES_BYTES).reshape(ENTRIES, -1)
+
+
 def _mapped(reference: bytes) -> Mapped | None:
     try:
         fields = msgpack.unpackb(reference, use_list=False)
         match fields:
-            case (int(pid), int(fd), int(slot_bytes), int(slots), bytes(token)) if (
-                pid > 0 and fd >= 0 and 0 < slot_bytes <= _MOST_SLOT_BYTES and 0 < slots <= _MOST_SLOTS
+            case (int(pid), int(fd), int(slot_bytes), int(slots), bytes(token), int(begin)) if (
+                pid > 0
+                and fd >= 0
+                and 0 < slot_bytes <= _MOST_SLOT_BYTES
+                and 0 < slots <= _MOST_SLOTS
+                and 0 < begin < 1 << 63
             ):
-                return Mapped(pid, fd, slot_bytes, slots, token)
+                return Mapped(pid, fd, slot_bytes, slots, token, begin)
     except (OSError, ValueError, TypeError, msgpack.UnpackException):
         pass
     return None
@@ -428,6 +507,14 @@ def arena() -> Arena:
     if made is None:
         made = _arenas.setdefault(pid, Arena())
     return made
+
+
+@atexit.register
+def _hide() -> None:
+    """Objects go one by one from now on, in any order."""
+    made = _arenas.get(os.getpid())
+    if made is not None:
+        made.hide()
 
 
 @register

@@ -268,8 +268,8 @@ class Grant(NamedTuple):
     """Absolute offset in the transfer up to which chunks may be sent."""
     received: int = 0
     """How far it has come: what lies before is needed no longer."""
-    shared: bool = False
-    """The receiver can read the arena that the call told of."""
+    shared: int = 0
+    """What the receiver can read: nothing (0), the arena that the call told of (1), what is shown too (2)."""
 
 
 class Abort(NamedTuple):
@@ -522,7 +522,7 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     7: (Result, (uuid, _id, _results)),
     8: (Ack, (uuid, _count, _per_engine)),
     9: (Chunk, (uuid, _count, many(_id, MAX_TARGETS), _way, _count, integer(-1, MAX_COUNT), _count)),
-    10: (Grant, (uuid, _count, _id, _way, _count, _count, boolean)),
+    10: (Grant, (uuid, _count, _id, _way, _count, _count, integer(0, 2))),
     11: (Abort, (uuid, _per_engine)),
     12: (Output, (uuid, _id, _count, _count, one_of("stdout", "stderr"), text(CHUNK_BYTES))),
     13: (Lost, (uuid, _id, uuid_or_empty, optional(integer(-256, 1 << 32)), _prose, _seqs, _seqs,

@@ -22,9 +22,9 @@ import msgpack
 import numpy as np
 
 from directview.wire import blocks
-from directview.wire.arena import Reader, SharedMemory, is_sheet
+from directview.wire.arena import Reader, SharedMemory, is_sheet, is_window
 from directview.wire.messages import CHUNK_BYTES, MAX_FRAMES, MAX_HEADER_BYTES, Chunk, ProtocolError
-from directview.wire.transfers import spread
+from directview.wire.transfers import APART, SEEN, SHARED, spread
 
 __all__ = ["INLINE_BYTES", "Packed", "Parcel", "Unpacked", "pack", "pack_small", "unpack"]
 
@@ -168,6 +168,11 @@ class Unpacked:
         return self.size - self.received
 
     @property
+    def shared(self) -> int:
+        """What of its sender's memory can be read from here."""
+        return APART if self.source is None else SEEN if self.source.sees else SHARED
+
+    @property
     def only_buffer(self) -> int:
         """Bytes of the one buffer that comes as chunks; 0 if there is none, or several."""
         return self.size if len(self._to_fill) == 1 else 0
@@ -224,7 +229,10 @@ class Unpacked:
             return self._map(self.source, place, nbytes)
         self._leave_sheet()
         try:
-            whole = self.source.read(place, nbytes, self._copy)
+            if is_window(place):
+                whole = self.source.look(place, self._space(nbytes))
+            else:
+                whole = self.source.read(place, nbytes, self._copy)
         except ValueError as error:
             raise ProtocolError(str(error)) from None
         if whole:
@@ -270,6 +278,24 @@ class Unpacked:
         if not 0 < nbytes <= min(granted, self.size) - offset:
             raise ProtocolError(f"chunk of {nbytes} bytes at {offset}: {granted} of {self.size} are granted")
         return True
+
+    def _space(self, nbytes: int) -> np.ndarray[Any, Any]:
+        """Where the next bytes belong, which are part of one buffer.
+
+        Raises:
+            ValueError: they can't be.
+            MemoryError: there is none for the buffer.
+        """
+        index, size = self._to_fill[self._current]
+        end = self._filled + nbytes
+        if end > size:
+            raise ValueError(
+                f"a piece of {nbytes} bytes where {size - self._filled} of its buffer are missing"
+            )
+        if not isinstance(self._parts[index], np.ndarray):
+            self._parts[index] = blocks.take(size)
+        space: np.ndarray[Any, Any] = self._parts[index][self._filled : end]
+        return space
 
     def _copy(self, rest: memoryview) -> None:
         """Put bytes where the next ones belong. They count when `_advance` says so."""

@@ -7,7 +7,8 @@ chunks, so that a busy engine holds up nobody but itself.
 
 Receivers that can read the sender's arena get larger chunks, which lie there until all that were named have
 said that they have them. If these are several, and the transfer is large, it is copied into one sheet, chunk
-by chunk as it is granted, which all of them map: see `directview.wire.sheets`.
+by chunk as it is granted, which all of them map: see `directview.wire.sheets`. And to one that can read the
+sender's memory it is only shown where it is: see `directview.wire.windows`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ from directview.wire.messages import CHUNK_BYTES, WINDOW_CHUNKS, Chunk
 if TYPE_CHECKING:  # The controller counts with transfers, and needs none of the rest.
     from directview.wire.arena import SharedMemory
 
-__all__ = ["GRANT_AHEAD", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant", "spread"]
+__all__ = [
+    "APART", "GRANT_AHEAD", "SEEN", "SHARED", "STANDARD", "Outgoing", "Pace", "Piece", "due_grant", "spread",
+]  # fmt: skip
 
 GRANT_AHEAD: Final = WINDOW_CHUNKS * CHUNK_BYTES
 """Bytes of one transfer that may be on their way: a window of 16 chunks kept a relay at 1.9 GB/s in
 35 MB of memory."""
+APART: Final = 0
+SHARED: Final = 1
+SEEN: Final = 2
+"""`Grant.shared`: the receiver can read nothing; the sender's arena; what the sender shows too."""
 _ALIGNED: Final = 64
 _MOST_ON_A_SHEET: Final = 16
 """Buffers: whoever keeps one of them keeps all of the sheet."""
@@ -36,7 +43,7 @@ class Pace(NamedTuple):
     """In which steps transfers go. Tests take small ones, to go through many with little data."""
 
     chunk: int = CHUNK_BYTES
-    """Bytes of a chunk in a frame; only a transfer's last one is smaller."""
+    """Bytes of a chunk in a frame, at most."""
     ahead: int = GRANT_AHEAD
     """Bytes that may be granted ahead of what has been received."""
 
@@ -84,12 +91,14 @@ class Piece(NamedTuple):
 
 
 class _Lent:
-    """A piece in the arena, and who has not read it yet."""
+    """A piece in the arena or shown, and who has not read it yet."""
 
-    __slots__ = ("end", "place", "readers")
+    __slots__ = ("begin", "end", "place", "readers", "shown")
 
-    def __init__(self, end: int, place: int, readers: Iterable[int]) -> None:
+    def __init__(self, begin: int, end: int, place: int, readers: Iterable[int], *, shown: bool) -> None:
+        self.begin = begin
         self.end = end
+        self.shown = shown
         self.place = place
         self.readers = set(readers)
 
@@ -120,7 +129,8 @@ class Outgoing:
     """
 
     __slots__ = (
-        "_arena", "_buffers", "_ends", "_granted", "_lent", "_pace", "_sent", "_shared", "_sheet", "size",
+        "_arena", "_buffers", "_ends", "_granted", "_lent", "_pace", "_seeing", "_sent", "_shared", "_sheet",
+        "size",
     )  # fmt: skip
 
     def __init__(
@@ -138,6 +148,8 @@ class Outgoing:
         self._sent = dict.fromkeys(receivers, 0)
         self._granted = dict.fromkeys(self._sent, 0)
         self._shared: set[int] = set()
+        self._seeing: set[int] = set()
+        """Receivers that can read our memory."""
         self._lent: list[_Lent] = []
         self._sheet: _Sheet | None = None
 
@@ -146,29 +158,36 @@ class Outgoing:
         """Receivers that have not been sent everything yet."""
         return tuple(self._sent)
 
-    def grant(self, receiver: int, upto: int, received: int = 0, shared: bool = False) -> None:
+    def grant(self, receiver: int, upto: int, received: int = 0, shared: int = APART) -> None:
         """`receiver` has room for bytes up to `upto`; grants never go back.
 
         Args:
             receiver: who says so.
             upto: in the transfer.
             received: it has what lies before.
-            shared: it can read the arena.
+            shared: it can read the arena (`SHARED`), or our memory too (`SEEN`).
         """
         if receiver in self._sent:
             self._granted[receiver] = max(self._granted[receiver], min(upto, self.size))
             if shared and self._arena is not None:
                 self._shared.add(receiver)
+                if shared == SEEN:
+                    self._seeing.add(receiver)
         self._returned(receiver, received)
 
     def move(self, buffers: Sequence[memoryview]) -> None:
         """The same bytes are elsewhere from now on."""
         self._buffers = list(buffers)
+        for lent in self._lent:
+            if lent.shown and self._arena is not None:
+                (part,), _ = self._at(lent.begin, lent.end - lent.begin)
+                self._arena.move(lent.place, part)
 
     def restart(self, receiver: int) -> None:
         """`receiver` has nothing of it (any more): begin again."""
         self._sent[receiver] = self._granted[receiver] = 0
         self._shared.discard(receiver)
+        self._seeing.discard(receiver)
         self._returned(receiver, self.size)
 
     def drop(self, receiver: int) -> None:
@@ -254,19 +273,40 @@ class Outgoing:
         near = tuple([receiver for receiver in receivers if receiver in self._shared])
         if near and arena is not None:
             piece = self._lend(arena, near, offset)
+            if piece is None:
+                piece = self._show(arena, near, offset)
             if piece is not None:
                 return piece
             room = min([self._granted[receiver] for receiver in near]) - offset
             parts, nbytes = self._at(offset, min(arena.slot_bytes, room))
             place = arena.put(parts)
             if place is not None:
-                self._lent.append(_Lent(offset + nbytes, place, near))
+                self._lent.append(_Lent(offset, offset + nbytes, place, near, shown=False))
                 return Piece(near, offset, nbytes, place, ())
             if patient:
                 return None
-        parts, nbytes = self._at(offset, self._pace.chunk)
+        room = min([self._granted[receiver] for receiver in receivers]) - offset
+        parts, nbytes = self._at(offset, min(self._pace.chunk, room))
         frame = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
         return Piece(receivers, offset, nbytes, -1, (frame,))
+
+    def _show(self, arena: SharedMemory, near: tuple[int, ...], offset: int) -> Piece | None:
+        """The next one where it lies, for those that can read it there; None if it goes another way."""
+        near = tuple([receiver for receiver in near if receiver in self._seeing])
+        if not near:
+            return None
+        room = min([self._granted[receiver] for receiver in near]) - offset
+        room = min(room, arena.window_bytes)
+        index = bisect_right(self._ends, offset)
+        room = min(room, self._ends[index] - offset)
+        if 2 * room < arena.slot_bytes:
+            return None  # Several such pieces travel together in a slot.
+        (part,), nbytes = self._at(offset, room)
+        place = arena.show(part)
+        if place is None:
+            return None
+        self._lent.append(_Lent(offset, offset + nbytes, place, near, shown=True))
+        return Piece(near, offset, nbytes, place, ())
 
     def _lend(self, arena: SharedMemory, near: tuple[int, ...], offset: int) -> Piece | None:
         """The next one of the sheet, for those that map it or may begin to; None if it goes another way."""

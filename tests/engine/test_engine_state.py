@@ -39,7 +39,7 @@ from directview.wire.messages import (
     Welcome,
 )
 from directview.wire.parcels import Packed, pack
-from directview.wire.transfers import Pace
+from directview.wire.transfers import SEEN, SHARED, Pace
 
 A, B = b"a" * 16, b"b" * 16
 PACE = Pace(chunk=10, ahead=40)
@@ -317,7 +317,8 @@ def test_a_large_result_that_is_kept_is_what_it_was() -> None:
     assert b"".join(chunks) == bytes(range(25)), "also when it is asked for again"
 
 
-def test_a_large_result_through_shared_memory_frees_what_was_read() -> None:
+@pytest.mark.parametrize("reads", [SHARED, SEEN])
+def test_a_large_result_through_shared_memory_frees_what_was_read(reads: int) -> None:
     memory = SimulatedMemory({}, slot_bytes=20, slots=2, random=Random(1))
     state = EngineState(PACE, memory)
     state.id = 3
@@ -328,7 +329,7 @@ def test_a_large_result_through_shared_memory_frees_what_was_read() -> None:
     came = bytearray()
     while len(came) < 100:
         upto = min(100, len(came) + 40)
-        state.receive(Grant(A, 1, 3, RESULT, upto, received=len(came), shared=True), ())
+        state.receive(Grant(A, 1, 3, RESULT, upto, received=len(came), shared=reads), ())
         for message, frames in state.flush():
             assert isinstance(message, Chunk)
             assert message.offset == len(came)
@@ -336,11 +337,17 @@ def test_a_large_result_through_shared_memory_frees_what_was_read() -> None:
                 came += bytes(frames[0])
             else:
                 assert not frames
-                assert memory.read(message.place, message.nbytes, came.extend)
+                if message.place in memory.shown:
+                    piece = np.zeros(message.nbytes, np.uint8)
+                    assert memory.look(message.place, piece)
+                    came += piece.tobytes()
+                else:
+                    assert memory.read(message.place, message.nbytes, came.extend)
     assert bytes(came) == content
-    assert memory.read_places >= 2
+    assert (memory.seen if reads == SEEN else memory.read_places) >= 2
     state.receive(Ack(A, 1, ((3, (1,)),)), ())
     assert not memory.lent
+    assert not memory.shown
 
 
 # --- ending calls ---------------------------------------------------------------------------------------

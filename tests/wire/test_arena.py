@@ -188,8 +188,8 @@ def test_what_is_no_arena_is_not_opened(lender: Arena, reference: bytes) -> None
 
 def test_an_arena_with_another_token_is_not_opened(lender: Arena) -> None:
     """Its process may have ended, and another have its number."""
-    *where, token = msgpack.unpackb(lender.reference)
-    forged = cast(bytes, msgpack.packb((*where, bytes(len(token)))))
+    *where, token, begin = msgpack.unpackb(lender.reference)
+    forged = cast(bytes, msgpack.packb((*where, bytes(len(token)), begin)))
     assert Arena(limit=SLOT, slot_bytes=SLOT).open(forged) is None
 
 

@@ -182,11 +182,16 @@ def test_who_cannot_map_one_is_not_counted_among_those_who_share(
 )
 @settings(max_examples=200 * TIMES, deadline=None)
 def test_everybody_gets_the_right_bytes_whatever_fails(seed: int, sizes: list[int], far: set[int]) -> None:
-    """Receivers grant and take when they get round to it, end, or begin again; memory runs out."""
+    """Receivers grant and take when they get round to it, end, or begin again.
+
+    Memory runs out. What is sent is moved, and where it was is written to.
+    """
     random = Random(seed)
     memory = SimulatedMemory({}, slot_bytes=20, slots=2, random=random)
     parcel, parts = sent(*sizes, memory=memory)
     size = sum(sizes)
+    lies = [bytearray(part) for part in parts]
+    parcel = parcel._replace(chunks=[memoryview(part) for part in lies])
     transfer = Outgoing(parcel.chunks, range(4), PACE, memory)
     near = {id: None if id in far else memory for id in range(4)}
     peers = {id: arriving(parcel, near[id]) for id in range(4)}
@@ -212,11 +217,18 @@ def test_everybody_gets_the_right_bytes_whatever_fails(seed: int, sizes: list[in
             upto = due_grant(peer.received, granted[id], size, PACE)
             if upto is not None:
                 granted[id] = upto
-                transfer.grant(id, upto, peer.received, peer.source is not None)
+                transfer.grant(id, upto, peer.received, peer.shared)
+        if random.random() < 0.05:
+            before, lies = lies, [bytearray(part) for part in lies]
+            transfer.move([memoryview(part) for part in lies])
+            for part in before:
+                part[:] = bytes(len(part))
         for piece in transfer.ready(patient=random.random() < 0.5):
+            gone = piece._replace(frames=tuple([memoryview(bytes(frame)) for frame in piece.frames]))
             for receiver in piece.receivers:
-                way[receiver].append(piece)
+                way[receiver].append(gone)
     assert [arrived(peer) for peer in peers.values()] == [parts] * 4
     transfer.close()
     assert not memory.sheets
     assert not memory.lent
+    assert not memory.shown
