@@ -90,7 +90,7 @@ class KnownEngine:
         """(seq, upto, received, shared) of the results of which more may come now."""
         for seq, receiving in islice(self.receiving.items(), _RECEIVE_AT_ONCE):
             parcel = receiving.parcel
-            upto = due_grant(parcel.received, receiving.granted, parcel.size, pace)
+            upto = due_grant(parcel.received, receiving.granted, parcel.size, pace.toward(parcel.shared))
             if upto is not None and not receiving.held:
                 receiving.granted = upto
                 yield seq, upto, parcel.received, parcel.shared

@@ -65,7 +65,7 @@ class ClientCalls:
         for call in islice(self.large.values(), RECEIVE_AT_ONCE):
             parcel = call.parcel
             assert parcel is not None
-            upto = due_grant(parcel.received, call.granted, parcel.size, pace)
+            upto = due_grant(parcel.received, call.granted, parcel.size, pace.toward(parcel.shared))
             if upto is not None:
                 call.granted = upto
                 yield call.seq, upto, parcel.received, parcel.shared

@@ -11,6 +11,7 @@ from directview.controller._state import Controller
 from directview.engine._client_calls import RECEIVE_AT_ONCE
 from directview.engine._state import EngineState, Stage
 from directview.engine._untaken import Untaken, weight
+from directview.wire.transfers import SEEN
 
 __all__ = ["check_client", "check_controller", "check_engine", "check_queue", "leftovers"]
 
@@ -43,7 +44,7 @@ def check_client(state: ClientState, *, within_credit: bool = True) -> None:
         assert set(engine.receiving) <= set(engine.given)
         for receiving in engine.receiving.values():
             parcel = receiving.parcel
-            assert parcel.received <= receiving.granted <= parcel.received + state._pace.ahead
+            assert parcel.received <= receiving.granted <= parcel.received + state._pace.toward(SEEN).ahead
         idle = list(engine.receiving.values())[2:]
         assert sum([receiving.granted > 0 and receiving.parcel.received == 0 for receiving in idle]) == 0
 
@@ -73,7 +74,7 @@ def check_engine(state: EngineState) -> None:
             assert call.stage in (Stage.ARRIVING, Stage.QUEUED)
             assert call.parcel is not None
             received = call.parcel.received
-            assert received <= call.granted <= received + state._pace.ahead
+            assert received <= call.granted <= received + state._pace.toward(SEEN).ahead
             assert not call.granted or number < RECEIVE_AT_ONCE or call.stage is Stage.ARRIVING
         started = [call for call in islice(client.large.values(), RECEIVE_AT_ONCE, None) if call.granted]
         assert not started

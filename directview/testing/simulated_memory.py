@@ -77,6 +77,10 @@ class SimulatedMemory:
         self.sheets[place] = np.zeros(size, np.uint8)
         return place
 
+    def step(self, place: int) -> int:
+        """Most bytes to be copied into a sheet at once."""
+        return self.slot_bytes
+
     def fill(self, place: int, start: int, part: memoryview) -> bool:
         """Copy bytes into a sheet; False if there is no memory."""
         if self._random.random() < 0.03:

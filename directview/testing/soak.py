@@ -5,10 +5,11 @@
     python -m directview.testing.soak --seconds 1200
 
 The load is that of `directview.testing.chaos`, without faults, and without pauses between calls: its clients
-know the right answers. What each process has for itself (its unique set) is looked at once a second. After
-the time in which histories and pools fill, a line is laid below it, by least squares through the smallest of
-each part of the time; its slope is printed in megabytes per hour, and a process that grows by more than a
-little fails the run.
+know the right answers. Once a minute they rest, until everything has been let go of that is kept for a few
+seconds; then it is looked at what each process has for itself (its unique set). What is on its way under load
+says nothing: an engine's size sways between 40 and 68 MB then. After the time in which histories and pools
+fill, a line is laid below those sizes, by least squares through the smallest of each part of the time; its
+slope is printed in megabytes per hour, and a process that grows by more than a little fails the run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -33,8 +34,9 @@ import psutil
 
 from directview import Client, Cluster
 from directview.supervisor.control import SupervisorFile, request
-from directview.testing.chaos._client import ClientOptions
+from directview.testing.chaos._client import GO_ON, REST, ClientOptions
 from directview.testing.chaos._processes import MARK, Program
+from directview.wire.idle import IDLE_SECONDS
 
 __all__ = ["Series", "SoakReport", "soak"]
 
@@ -45,8 +47,10 @@ _MALLOC: Final = ("MALLOC_MMAP_THRESHOLD_", str(256 << 10))
 """For every process of the run: glibc gives blocks of this size back when they are freed. By itself it raises
 that bound to what was freed last, up to 32 MB, and holes in the heap look like growth."""
 _PARTS: Final = 6
-"""Each long enough that a process comes to rest in it: in parts of half a minute, one whose size sways
-between 40 and 68 MB seemed to grow."""
+_PERIOD: Final = 60.0
+"""Seconds from one rest to the next; in a short run, a twentieth of it or 5."""
+_REST: Final = IDLE_SECONDS + 3.0
+"""Seconds of a rest; half of the period, if that is less."""
 _SLACK_MB: Final = 4.0
 _SLACK_PART: Final = 0.05
 """What a process may grow by, from the beginning of the line to its end: the larger of the two."""
@@ -55,17 +59,19 @@ _MB: Final = 1e6
 
 @dataclass(slots=True)
 class Series:
-    """What one process had, second by second."""
+    """What one process had, each time that its clients rested."""
 
     times: list[float] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
     """In megabytes."""
+    peak: float = 0.0
+    """The most that it had under load, of what was seen once a second."""
 
     def line(self, warm: float) -> tuple[float, float]:
         """Slope (MB/s) and height (MB, at the end) of the line below what came after `warm` seconds.
 
-        It goes through the smallest size of each of a few parts of that time: what is on its way comes on top
-        of what a process keeps, now more and now less of it.
+        It goes through the smallest size of each of a few parts of that time: what is still on its way comes
+        on top of what a process keeps.
         """
         chosen = [(t, size) for t, size in zip(self.times, self.sizes, strict=True) if t >= warm]
         if len(chosen) < 3:
@@ -101,12 +107,12 @@ class SoakReport:
     def __str__(self) -> str:
         lines = [
             f"soak: {self.calls} calls in {self.seconds:.0f} s, {self.bad} of them not right",
-            f"{'process':<16}{'MB at the end':>14}{'MB/hour':>10}",
+            f"{'process':<16}{'MB at rest':>14}{'at most':>10}{'MB/hour':>10}",
         ]
         for name, series in self.processes.items():
             slope, height = series.line(self.warm)
             verdict = "  GROWS" if series.grows(self.warm) else ""
-            lines.append(f"{name:<16}{height:>14.1f}{slope * 3600:>10.1f}{verdict}")
+            lines.append(f"{name:<16}{height:>14.1f}{series.peak:>10.1f}{slope * 3600:>10.1f}{verdict}")
         return "\n".join([*lines, "flat" if self.ok else "NOT GOOD"])
 
 
@@ -125,7 +131,7 @@ async def soak(
         folder: an empty folder for records.
         engines: how many.
         clients: how many programs make calls.
-        say: called with a line of text once a minute.
+        say: called with a line of text at each rest.
     """
     report = SoakReport(seconds, min(_WARM, seconds * 0.4))
     ledger = folder / "ledger"
@@ -137,7 +143,7 @@ async def soak(
         try:
             programs += [_client(rc, f"c{number}", folder, ledger) for number in range(clients)]
             pids = {**await _pids(rc), **{f"client {p.name}": p.pid for p in programs}}
-            await _watch(report, pids, ledger, say)
+            await _watch(report, pids, programs, ledger, say)
         finally:
             for program in programs:
                 program.close_input()
@@ -181,22 +187,40 @@ async def _pids(rc: Client) -> dict[str, int]:
 
 
 async def _watch(
-    report: SoakReport, pids: Mapping[str, int], ledger: Path, say: Callable[[str], object]
+    report: SoakReport,
+    pids: Mapping[str, int],
+    programs: Sequence[Program],
+    ledger: Path,
+    say: Callable[[str], object],
 ) -> None:
     processes = {name: psutil.Process(pid) for name, pid in pids.items()}
     report.processes = {name: Series() for name in pids}
-    began, said = time.monotonic(), 0
-    while (passed := time.monotonic() - began) < report.seconds:
-        for name, process in processes.items():
-            size = process.memory_full_info().uss / _MB
-            report.processes[name].times.append(passed)
-            report.processes[name].sizes.append(size)
-        if passed // 60 > said:
-            said = int(passed // 60)
-            sizes = [f"{name} {series.sizes[-1]:.1f}" for name, series in report.processes.items()]
-            say(f"{said} min: {', '.join(sizes)} MB")
-            _forget(ledger)
+    period = min(_PERIOD, max(5.0, report.seconds / 20))
+    began = time.monotonic()
+    rests = began + period
+    while time.monotonic() - began < report.seconds:
         await asyncio.sleep(1.0)
+        for name, process in processes.items():
+            report.processes[name].peak = max(report.processes[name].peak, _size(process))
+        if time.monotonic() < rests:
+            continue
+        for program in programs:
+            program.say(REST)
+        await asyncio.sleep(min(_REST, period / 2))
+        passed = time.monotonic() - began
+        for name, process in processes.items():
+            report.processes[name].times.append(passed)
+            report.processes[name].sizes.append(_size(process))
+        sizes = [f"{name} {series.sizes[-1]:.1f}" for name, series in report.processes.items()]
+        say(f"{passed:.0f} s: {', '.join(sizes)} MB at rest")
+        _forget(ledger)
+        for program in programs:
+            program.say(GO_ON)
+        rests += period
+
+
+def _size(process: psutil.Process) -> float:
+    return process.memory_full_info().uss / _MB
 
 
 def _forget(ledger: Path) -> None:

@@ -103,6 +103,10 @@ class SharedMemory(Protocol):
     def lend(self, size: int) -> int | None:
         """Take a sheet of that many bytes, for several receivers; its place, or None if there is no room."""
 
+    def step(self, place: int) -> int:
+        """Most bytes to be copied into a sheet at once."""
+        ...
+
     def fill(self, place: int, start: int, part: memoryview) -> bool:
         """Copy bytes into a sheet, behind those that were; False if there is no memory for them."""
         ...
@@ -292,6 +296,11 @@ class Arena:
         place = _SHEET | sheet.number << _FD_BITS | sheet.fd
         self._sheets_lent[place] = sheet
         return place
+
+    def step(self, place: int) -> int:
+        """Most bytes to be copied into a sheet at once: memory that was used before takes no time."""
+        sheet = self._sheets_lent.get(place)
+        return self.window_bytes if sheet is not None and sheet.used else self.slot_bytes
 
     def fill(self, place: int, start: int, part: memoryview) -> bool:
         """Copy bytes into a sheet, behind those that were.

@@ -80,7 +80,7 @@ __all__ = [
     "Paused", "Signal", "Stop", "Submit", "Taken", "Welcome", "decode", "encode", "output_size",
 ]  # fmt: skip
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 CHUNK_BYTES: Final = 1 << 20
 """Largest frame that is ever sent. Only a complete frame feeds libzmq's heartbeat timer: one 200 MB

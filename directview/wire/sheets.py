@@ -92,6 +92,11 @@ class Sheet:
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         return False
 
+    @property
+    def used(self) -> bool:
+        """All of it has been written to, in this process's own mapping."""
+        return self._populated >= HEADER_BYTES + self.size - _GRAIN
+
     def begin(self, token: bytes, number: int) -> bool:
         """Write to it from now on, if nobody maps it.
 

@@ -43,7 +43,7 @@ class Pace(NamedTuple):
     """In which steps transfers go. Tests take small ones, to go through many with little data."""
 
     chunk: int = CHUNK_BYTES
-    """Bytes of a chunk in a frame, at most."""
+    """Bytes of a chunk in a frame; only a transfer's last one is smaller."""
     ahead: int = GRANT_AHEAD
     """Bytes that may be granted ahead of what has been received."""
 
@@ -51,6 +51,10 @@ class Pace(NamedTuple):
     def low(self) -> int:
         """A new grant is due when the last one has shrunk by this many bytes."""
         return self.ahead // 4
+
+    def toward(self, shared: int) -> Pace:
+        """That of a receiver which can read so much of our memory: what is shown needs none on its way."""
+        return self._replace(ahead=2 * self.ahead) if shared == SEEN else self
 
 
 STANDARD: Final = Pace()
@@ -285,8 +289,7 @@ class Outgoing:
                 return Piece(near, offset, nbytes, place, ())
             if patient:
                 return None
-        room = min([self._granted[receiver] for receiver in receivers]) - offset
-        parts, nbytes = self._at(offset, min(self._pace.chunk, room))
+        parts, nbytes = self._at(offset, self._pace.chunk)
         frame = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
         return Piece(receivers, offset, nbytes, -1, (frame,))
 
@@ -295,13 +298,13 @@ class Outgoing:
         near = tuple([receiver for receiver in near if receiver in self._seeing])
         if not near:
             return None
-        room = min([self._granted[receiver] for receiver in near]) - offset
-        room = min(room, arena.window_bytes)
-        index = bisect_right(self._ends, offset)
-        room = min(room, self._ends[index] - offset)
-        if 2 * room < arena.slot_bytes:
+        end = min([self._granted[receiver] for receiver in near])
+        end = min(end, offset + arena.window_bytes, self._ends[bisect_right(self._ends, offset)])
+        if end < self.size:
+            end -= end % self._pace.chunk  # What follows may go as frames.
+        if 2 * (end - offset) < arena.slot_bytes:
             return None  # Several such pieces travel together in a slot.
-        (part,), nbytes = self._at(offset, room)
+        (part,), nbytes = self._at(offset, end - offset)
         place = arena.show(part)
         if place is None:
             return None
@@ -327,7 +330,7 @@ class Outgoing:
         room = min([self._granted[receiver] for receiver in near]) - offset
         if offset < sheet.filled:
             return Piece(near, offset, min(room, sheet.filled - offset), sheet.place, ())
-        nbytes = 0 if sheet.full else self._fill(arena, sheet, min(room, arena.slot_bytes))
+        nbytes = 0 if sheet.full else self._fill(arena, sheet, min(room, arena.step(sheet.place)))
         return Piece(near, offset, nbytes, sheet.place, ()) if nbytes else None
 
     def _fill(self, arena: SharedMemory, sheet: _Sheet, room: int) -> int:

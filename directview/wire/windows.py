@@ -14,7 +14,6 @@ comes late reads nothing wrong.
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import errno
 import os
@@ -31,8 +30,6 @@ ENTRIES: Final = 256
 """Of the table: pieces that one process shows at a time."""
 ENTRY_BYTES: Final = 32
 """Place, address, how often it has been another one, and nothing."""
-_HALVED_FROM: Final = 4 << 20
-"""Fewest bytes that are read by two threads at once: one alone doesn't fill the memory's bandwidth."""
 _WINDOW: Final = 1 << 61
 """In the places of windows, beside a count and the entry."""
 _VARIABLE: Final = "DIRECTVIEW_ATTACH"
@@ -124,7 +121,7 @@ def look(table: Bytes, place: int, pid: int, into: Bytes) -> bool:
     while table[entry, 0] == place:
         moves = table[entry, 2]
         address = int(table[entry, 1])
-        failed = _read_halves(pid, address, into) if len(into) >= _HALVED_FROM else _read(pid, address, into)
+        failed = _read(pid, address, into)
         if table[entry, 0] != place or failed == errno.ESRCH:
             break
         if table[entry, 2] != moves:
@@ -175,28 +172,6 @@ def _read(pid: int, address: int, into: Bytes) -> int:
             return ctypes.get_errno()
         done += count
     return 0
-
-
-def _read_halves(pid: int, address: int, into: Bytes) -> int:
-    """`_read`, by this thread and one that lives as long as it takes."""
-    middle = len(into) // 2
-    failed = [0, 0]
-    done = _thread.allocate_lock()
-
-    def rest() -> None:
-        try:
-            failed[1] = _read(pid, address + middle, into[middle:])
-        finally:
-            done.release()
-
-    done.acquire()
-    try:
-        _thread.start_new_thread(rest, ())
-    except RuntimeError:  # no more threads
-        return _read(pid, address, into)
-    failed[0] = _read(pid, address, into[:middle])
-    done.acquire()
-    return failed[0] or failed[1]
 
 
 def _address(part: memoryview) -> int:

@@ -22,6 +22,7 @@ from directview.testing.simulation import SimulatedClient, SimulatedCluster, Sim
 from directview.testing.strategies import any_message
 from directview.wire.messages import (
     ARGUMENT,
+    PROTOCOL_VERSION,
     Chunk,
     Engines,
     Goodbye,
@@ -520,7 +521,10 @@ def test_a_peer_that_misbehaves_harms_nobody_else(seed: int, role: str, says: li
         ("engine", Submit(b"s" * 16, 1, ())),
         ("engine", Resume(b"s" * 16, (), True)),
         ("supervisor", Engines((), ())),
-        ("client", Hello(1, "client", b"t" * 16, "simulated", 0, -1, b"", False, 1, "", "", b"")),
+        (
+            "client",
+            Hello(PROTOCOL_VERSION, "client", b"t" * 16, "simulated", 0, -1, b"", False, 1, "", "", b""),
+        ),
     ],
 )
 def test_what_a_peer_may_not_say_costs_it_its_connection(role: str, message: Message) -> None:

@@ -10,6 +10,7 @@ from directview.controller._state import Controller, Settings
 from directview.testing.invariants import check_controller
 from directview.wire.messages import (
     OK,
+    PROTOCOL_VERSION,
     CallItem,
     Hello,
     Message,
@@ -30,7 +31,7 @@ def uuid(name: str) -> bytes:
 
 
 def hello(role: str, name: str, **changes: Any) -> Hello:
-    made = Hello(1, role, uuid(name), "cluster", 0, -1, b"", False, 42, "host", "3.11", b"")
+    made = Hello(PROTOCOL_VERSION, role, uuid(name), "cluster", 0, -1, b"", False, 42, "host", "3.11", b"")
     return made._replace(**changes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from directview.controller._registry import MOST_ENGINES, Registry
-from directview.wire.messages import Hello
+from directview.wire.messages import PROTOCOL_VERSION, Hello
 
 
 def uuid(number: int) -> bytes:
@@ -11,7 +11,7 @@ def uuid(number: int) -> bytes:
 
 
 def hello(role: str, number: int, wanted: int = -1, *, resuming: bool = False) -> Hello:
-    return Hello(1, role, uuid(number), "c", 0, wanted, b"", resuming, 42, "host", "3", b"")
+    return Hello(PROTOCOL_VERSION, role, uuid(number), "c", 0, wanted, b"", resuming, 42, "host", "3", b"")
 
 
 def test_ids_are_handed_out_from_zero_in_order() -> None:

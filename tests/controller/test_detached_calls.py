@@ -15,6 +15,7 @@ from directview.controller._state import Controller, Settings
 from directview.wire.messages import (
     DETACHED,
     OK,
+    PROTOCOL_VERSION,
     RESULT,
     UNKNOWN,
     Abort,
@@ -155,7 +156,10 @@ class House:
 
     def join(self, name: bytes, role: str, resuming: bool = False) -> None:
         self.machine.greet(
-            name, Hello(1, role, name, "cluster", 0, -1, b"", resuming, 1, "h", "3", b""), None, 0.0
+            name,
+            Hello(PROTOCOL_VERSION, role, name, "cluster", 0, -1, b"", resuming, 1, "h", "3", b""),
+            None,
+            0.0,
         )
         self._flush()
 

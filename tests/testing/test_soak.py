@@ -52,5 +52,6 @@ async def test_a_short_run_counts_its_calls_and_looks_at_every_process(tmp_path:
     assert report.calls > 100
     assert report.bad == 0
     assert set(report.processes) == {"supervisor", "controller", "fork server", "engine 0", "client c0"}
-    assert all(len(series.times) >= 10 for series in report.processes.values())
+    assert all(len(series.times) >= 2 for series in report.processes.values())
+    assert all(series.peak >= min(series.sizes) for series in report.processes.values())
     assert "0 of them not right" in str(report)

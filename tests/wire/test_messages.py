@@ -15,6 +15,7 @@ from directview.wire import messages
 from directview.wire.messages import (
     MAX_CALLS,
     MAX_HEADER_BYTES,
+    PROTOCOL_VERSION,
     Ack,
     CallItem,
     Chunk,
@@ -202,7 +203,7 @@ def test_more_calls_than_one_message_may_name_are_refused() -> None:
 
 
 def test_the_error_names_kind_and_field() -> None:
-    hello = Hello(1, "client", CLIENT, "x", 0, -1, b"", False, 1, "h", "3", b"")
+    hello = Hello(PROTOCOL_VERSION, "client", CLIENT, "x", 0, -1, b"", False, 1, "h", "3", b"")
     with pytest.raises(
         ProtocolError, match="Hello: expected one of client, engine, supervisor, got str 'cat'"
     ):

@@ -296,16 +296,3 @@ def test_large_pieces_are_whole(arena: Arena, size: int) -> None:
     place = arena.show(whole.data)
     assert place is not None
     assert np.array_equal(cast(Any, seen(opened(arena), place, size)), whole)
-
-
-def test_large_pieces_are_read_where_no_thread_can_be_had(
-    arena: Arena, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none(*args: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    whole = numbers(5 << 20)
-    place = arena.show(whole.data)
-    assert place is not None
-    monkeypatch.setattr("_thread.start_new_thread", none)
-    assert np.array_equal(cast(Any, seen(opened(arena), place, len(whole))), whole)

@@ -2,7 +2,7 @@
 
 It writes one line for each call that has ended into a file of its own. When its standard input closes, or it
 has given up the controller, it makes no more calls, waits for those that are outstanding, says which have not
-ended, and ends.
+ended, and ends. Told to `REST` there, it makes none until it is told to `GO_ON`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from directview import Client, ClientClosed, ControllerLost, DirectViewError, Re
 from directview.errors import NoEnginesRegistered
 from directview.testing.chaos import _tasks
 
-__all__ = ["GONE", "HUNG", "UNCONNECTED", "CallRecord", "ClientOptions", "main"]
+__all__ = ["GONE", "GO_ON", "HUNG", "REST", "UNCONNECTED", "CallRecord", "ClientOptions", "main"]
+
+REST: Final = b"r"
+GO_ON: Final = b"g"
 
 HUNG: Final = 3
 """Exit code of a client of which calls have not ended,"""
@@ -83,6 +86,9 @@ class _Program:
         self.options = options
         self.random = Random(options.seed)
         self.stopping = asyncio.Event()
+        self.going = asyncio.Event()
+        """It has not been told to rest, or is to end."""
+        self.going.set()
         self.outstanding: dict[str, CallRecord] = {}
         self.number = 0
         self.file = os.open(options.record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -99,6 +105,7 @@ class _Program:
         patience = self.options.reconnect_timeout
         async with Client(self.options.connection, timeout=patience, reconnect_timeout=patience) as rc:
             while not self.stopping.is_set():
+                await self.going.wait()
                 if len(tasks) < _AT_ONCE and rc.ids:
                     weights = [weight for weight, _ in kinds.values()]
                     kind = self.random.choices(list(kinds), weights)[0]
@@ -125,9 +132,14 @@ class _Program:
 
     def _watch_input(self) -> None:
         def readable() -> None:
-            if not os.read(0, 4096):
+            words = os.read(0, 4096)
+            if not words:
                 asyncio.get_running_loop().remove_reader(0)
                 self.stopping.set()
+            if not words or words.endswith(GO_ON):
+                self.going.set()
+            else:
+                self.going.clear()
 
         asyncio.get_running_loop().add_reader(0, readable)
 

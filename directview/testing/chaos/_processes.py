@@ -74,6 +74,14 @@ class Program:
         if pipe is not None:
             pipe.close()
 
+    def say(self, word: bytes) -> None:
+        """Write to its input."""
+        pipe: IO[bytes] | None = self._process.stdin
+        if pipe is not None and not pipe.closed:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.write(word)
+                pipe.flush()
+
     def signal(self, signum: int) -> None:
         """Send a signal, if it still runs."""
         if self.running:
